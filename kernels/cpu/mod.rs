@@ -1,0 +1,1 @@
+//! The CPU device: the operations of [`crate::Device`], threaded and vectorised.

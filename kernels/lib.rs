@@ -1,0 +1,27 @@
+//! Kernels: what a device can compute, and the devices that compute it.
+//!
+//! Owns [`Device`] (the seam between a model's forward pass and silicon), the number formats a checkpoint stores
+//! ([`DType`]), memory mapping, and every `unsafe` block of the project.
+//! Knows nothing of models, requests, schedulers or HTTP.
+//!
+//! ```text
+//!   device.rs     the trait, and the plain data that crosses it
+//!   dtype.rs      number formats and their block layouts; dequantisation of a row
+//!   sampling.rs   logits + parameters -> token, a pure function
+//!   mmap.rs       read-only file mappings
+//!   reference/    what each operation means: plain loops in f32
+//!   cpu/          the same operations, threaded and vectorised
+//! ```
+pub mod cpu;
+pub mod device;
+pub mod dtype;
+pub mod mmap;
+pub mod reference;
+pub mod sampling;
+
+pub use device::{
+    Activation, Attend, Device, DeviceError, KvShape, Limits, Norm, PageId, RopeLayout, RopeStore, RowError, SampleRow,
+    Shard, Slot, Step, StepKey, StepRow, TensorView, TokenId, TokenSource, Want,
+};
+pub use dtype::DType;
+pub use sampling::Sampling;

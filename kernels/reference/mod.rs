@@ -1,0 +1,1 @@
+//! What each operation of [`crate::Device`] means: plain loops in f32.
