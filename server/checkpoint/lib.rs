@@ -10,5 +10,7 @@
 //!   find/          alias, path, hub id -> files on this disk, fetched where needed
 //! ```
 pub mod config;
+pub mod tokenizer_source;
 
 pub use config::{GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
+pub use tokenizer_source::{GgufTokenizer, HfTokenizer, TokenizerSource};
