@@ -3,8 +3,10 @@
 //!
 //! Owns names, defaults, precedence (flag > environment > file > default) and the checks that need no model. Knows nothing
 //! of what the settings drive.
+mod length;
 pub mod settings;
 
+pub use length::{LONGEST, LengthError, LengthRange};
 pub use settings::{
     CacheType, DTypeChoice, DeviceKind, EngineSettings, GenerationDefaults, HubSource, MetricsPrefix, ServeSettings,
 };
