@@ -4,6 +4,7 @@
 //! Owns names, defaults, precedence (flag > environment > file > default) and the checks that need no model. Knows nothing
 //! of what the settings drive.
 mod length;
+pub mod loadgen;
 pub mod settings;
 
 pub use length::{LONGEST, LengthError, LengthRange};
