@@ -1,5 +1,7 @@
-//! Resolved settings: what the program runs with. Plain data.
+//! Resolved settings: what the program runs with, and the default of each. Plain data; names and bounds are `table.rs`'s.
 use std::time::Duration;
+
+use crate::length::LengthRange;
 
 /// What every command that runs an engine needs (`serve`, `demo`, `bench`, `chat`).
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +44,31 @@ pub struct EngineSettings {
     pub generation_config: GenerationDefaults,
 }
 
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self {
+            model: "smollm2-135m".to_owned(),
+            model_source: HubSource::HuggingFace,
+            dummy_weight: false,
+            dtype: DTypeChoice::Auto,
+            device: DeviceKind::Cpu,
+            threads: 0,
+            tensor_parallel_size: 1,
+            max_running_requests: 256,
+            max_queued_requests: 2048,
+            max_seq_len_override: None,
+            max_prefill_length: 8192,
+            memory_ratio: 0.9,
+            num_pages: None,
+            page_size: 1,
+            cache_type: CacheType::Radix,
+            overlap: true,
+            num_tokenizer: 0,
+            generation_config: GenerationDefaults::Auto,
+        }
+    }
+}
+
 /// `minisgl serve`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServeSettings {
@@ -61,6 +88,101 @@ pub struct ServeSettings {
     pub write_timeout: Duration,
     /// Run the shell instead of listening.
     pub shell: bool,
+    /// How the shell samples, where it runs.
+    pub shell_sampling: ShellSettings,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        Self {
+            engine: EngineSettings::default(),
+            host: "127.0.0.1".to_owned(),
+            port: 1919,
+            served_model_name: None,
+            metrics_prefix: MetricsPrefix::Minisgl,
+            drain_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            shell: false,
+            shell_sampling: ShellSettings::default(),
+        }
+    }
+}
+
+/// How the shell (`minisgl chat`, `serve --shell-mode`) samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShellSettings {
+    /// Tokens of an answer at most, at least 1.
+    pub max_tokens: usize,
+    /// -1 or 0 is off.
+    pub top_k: i64,
+    /// In (0, 1].
+    pub top_p: f64,
+    /// 0 (greedy) to 2.
+    pub temperature: f64,
+}
+
+impl Default for ShellSettings {
+    fn default() -> Self {
+        Self { max_tokens: 2048, top_k: -1, top_p: 1.0, temperature: 0.6 }
+    }
+}
+
+/// What is logged to stderr, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The least important level that is shown.
+    pub level: LogLevel,
+    /// Each line names the process.
+    pub pid: bool,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, pid: false }
+    }
+}
+
+/// `minisgl chat`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChatSettings {
+    /// The engine behind it: one running request.
+    pub engine: EngineSettings,
+    /// How it samples.
+    pub shell: ShellSettings,
+}
+
+/// `minisgl bench offline`: random prompts of drawn lengths, all at once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchOfflineSettings {
+    /// The engine that is measured.
+    pub engine: EngineSettings,
+    /// Sequences, at least 1.
+    pub num_seqs: usize,
+    /// Prompt tokens, drawn uniformly for each sequence.
+    pub input_len: LengthRange,
+    /// Output tokens, drawn uniformly for each sequence.
+    pub output_len: LengthRange,
+    /// Of lengths, prompts and sampling.
+    pub seed: u64,
+    /// 0 (greedy) to 2.
+    pub temperature: f64,
+    /// One JSON object a line on stdout, all else on stderr.
+    pub json: bool,
+}
+
+/// `minisgl bench batched`: equal prompts in length, greedy, a line a batch size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchBatchedSettings {
+    /// The engine that is measured; it can run the largest batch at once.
+    pub engine: EngineSettings,
+    /// Prompt tokens of each sequence, at least 1.
+    pub prompt_len: usize,
+    /// Output tokens of each sequence, at least 2: the first is prefill's, the rest are decode's.
+    pub output_len: usize,
+    /// Batch sizes in the order they are run, each at least 1; never empty.
+    pub batch: Vec<usize>,
+    /// One JSON object a line on stdout, all else on stderr.
+    pub json: bool,
 }
 
 /// `--model-source`
@@ -118,4 +240,35 @@ pub enum MetricsPrefix {
     Minisgl,
     /// `vllm:…`, vLLM's exact names.
     Vllm,
+}
+
+/// `--log-level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What failed.
+    Error,
+    /// What a person should look at.
+    Warn,
+    /// What happens, in a few lines.
+    Info,
+    /// What each request does.
+    Debug,
+    /// What each step does.
+    Trace,
+}
+
+impl LogLevel {
+    /// As `tracing` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
