@@ -15,6 +15,12 @@
 pub mod cpu;
 pub mod device;
 pub mod dtype;
+#[cfg(test)]
+mod golden;
+mod host;
+mod math;
+mod memory;
+mod narrow;
 pub mod mmap;
 pub mod reference;
 pub mod sampling;

@@ -1,0 +1,14 @@
+//! What devices whose memory is the host's share: buffers, the cutting of tensors, a staged step, the K/V cache.
+//!
+//! Knows layouts and bounds; does not compute.
+mod buffer;
+mod kv;
+mod parts;
+mod shared;
+mod step;
+
+pub(crate) use buffer::Buffer;
+pub(crate) use kv::{KvCache, KvWriter, Place, page_bytes};
+pub(crate) use parts::{Part, stack, stack_vectors};
+pub(crate) use shared::Shared;
+pub(crate) use step::{Source, Staged};
