@@ -145,7 +145,7 @@ impl EngineArgs {
     }
 }
 
-/// `minisgl serve`
+/// Serve a model over HTTP (`minisgl serve`)
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -168,7 +168,7 @@ impl ServeArgs {
     }
 }
 
-/// `minisgl demo`: a server on a free port, and the shipped trace against it.
+/// Fetch the default model, serve it on a free port and replay the shipped trace against it (`minisgl demo`)
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct DemoArgs {
     #[command(flatten)]
@@ -185,7 +185,7 @@ impl DemoArgs {
     }
 }
 
-/// `minisgl chat`: the shell.
+/// Talk to a model in a shell (`minisgl chat`)
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ChatArgs {
     #[command(flatten)]
@@ -219,7 +219,7 @@ fn bench_defaults() -> Settings {
     base
 }
 
-/// `minisgl bench offline`: how many tokens a second, all sequences at once.
+/// How many tokens a second, all sequences at once (`minisgl bench offline`)
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = BENCH_DEFAULTS)]
 pub struct BenchOfflineArgs {
@@ -261,7 +261,7 @@ impl BenchOfflineArgs {
     }
 }
 
-/// `minisgl bench batched`: prefill and decode apart, for each batch size.
+/// How many tokens a second in prefill and in decode, for each batch size (`minisgl bench batched`)
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = BENCH_DEFAULTS)]
 pub struct BenchBatchedArgs {

@@ -11,7 +11,7 @@ use crate::resolve::{Outcome, resolve};
 use crate::sources::{ConfigFile, Environment, Origin, literal};
 use crate::table::{Group, SETTINGS, Setting};
 
-/// `minisgl config`
+/// Show, check or start settings (`minisgl config`)
 #[derive(clap::Args, Clone, Debug)]
 pub struct ConfigArgs {
     #[command(subcommand)]
