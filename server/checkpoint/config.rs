@@ -21,7 +21,8 @@ pub struct ModelConfig {
     /// `architectures[0]` of `config.json` (of the outer config where the text model is nested: `Mistral3ForConditionalGeneration`),
     /// or GGUF's `general.architecture`.
     pub architecture: String,
-    /// What stands before `model.` in tensor names: `language_model.` for nested text models, else empty.
+    /// What stands before `model.` and `lm_head.` in tensor names: `language_model.` for nested text models, else empty.
+    /// Both spellings of files (`language_model.model.…`, `model.language_model.…`) are found under the first.
     pub tensor_prefix: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -43,7 +44,7 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Rotary embedding.
     pub rope: RopeConfig,
-    /// `sliding_window`, where stated and not null.
+    /// `sliding_window`, where stated and not null; transformers' 4096 where a `mistral` config does not mention it.
     pub sliding_window: Option<usize>,
     /// Qwen's `use_sliding_window`, where stated.
     pub use_sliding_window: Option<bool>,
@@ -55,7 +56,8 @@ pub struct ModelConfig {
     pub attention_bias: Option<bool>,
     /// `mlp_bias`, where stated.
     pub mlp_bias: bool,
-    /// The output matrix is the embedding's. For GGUF: there is no `output.weight`.
+    /// The output matrix is the embedding's. For GGUF: there is no `output.weight`. For a nested text model whose weights
+    /// are open: there is no `lm_head.weight`, because inner and outer config contradict each other in real files.
     pub tie_word_embeddings: bool,
     /// `hidden_act`.
     pub activation: HiddenActivation,
@@ -117,7 +119,7 @@ pub struct GenerationConfig {
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
     pub bos_token_id: Option<u32>,
-    /// `None` also where `do_sample` is false... the server then uses its own defaults.
+    /// This and the next three are `None` also where `do_sample` is stated as false: the server then uses its own defaults.
     pub temperature: Option<f32>,
     pub top_k: Option<u32>,
     pub top_p: Option<f32>,

@@ -4,13 +4,31 @@
 //! untrusted input. Lends views of mapped files; knows nothing of devices, forward passes or text.
 //!
 //! ```text
+//!   open.rs        Checkpoint: config, tensors and tokenizer of either form
 //!   config.rs      ModelConfig: an architecture's numbers as the files state them, both forms normalised
-//!   hf.rs          a Hugging Face directory     gguf.rs   a GGUF file
-//!   safetensors.rs sharded tensor files         dummy.rs  tensors for --dummy-weight
+//!   hf/            config.json, generation_config.json      gguf/       a GGUF file
+//!   safetensors.rs sharded tensor files                     dummy.rs    tensors for --dummy-weight
+//!   tokenizer.rs   a tokenizer's files                      tensor.rs   what a checkpoint lends
+//!   file.rs json.rs limits.rs error.rs                      bounded reading, bounds, errors
 //!   find/          alias, path, hub id -> files on this disk, fetched where needed
 //! ```
 pub mod config;
-pub mod tokenizer_source;
+mod dummy;
+mod error;
+mod file;
+mod gguf;
+mod hf;
+mod json;
+mod limits;
+mod open;
+mod safetensors;
+mod tensor;
+#[cfg(test)]
+mod testing;
+mod tokenizer;
 
-pub use config::{GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
-pub use tokenizer_source::{GgufTokenizer, HfTokenizer, TokenizerSource};
+pub use config::{Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
+pub use error::CheckpointError;
+pub use open::{Checkpoint, OpenOptions};
+pub use tensor::Tensor;
+pub use tokenizer::{GgufTokenizer, HfTokenizer, TokenizerSource};
