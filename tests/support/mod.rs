@@ -74,7 +74,8 @@ impl Server {
             let line = line.expect("UTF-8 on stdout");
             if let Some(rest) = line.strip_prefix("ready") {
                 let address = rest.split_whitespace().find(|word| word.starts_with("http://"));
-                url = Some(address.expect("the ready line has the URL").to_owned());
+                let address = address.expect("the ready line has the URL");
+                url = Some(address.strip_suffix("/v1").expect("the URL of the API").to_owned());
                 break;
             }
         }

@@ -1,0 +1,76 @@
+//! `minisgl serve`: listens, loads, serves, drains.
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use minisgl::health::Health;
+use minisgl::http::{self, ServeOptions};
+use minisgl::llm::{Llm, LoadError};
+use minisgl::metrics::Metrics;
+use minisgl_config::ServeSettings;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::{Outcome, chat, load};
+
+/// Serves until SIGTERM or SIGINT, and drains; or runs the shell.
+pub(crate) fn run(settings: ServeSettings) -> Outcome {
+    if settings.shell {
+        return chat::run(&settings.engine, &settings.shell_sampling);
+    }
+    serve(settings, None, |llm, address| {
+        println!("{}", ready_line(llm, address));
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves on a runtime of its own. It stops by `stop`, or by signals where there is none.
+pub(crate) fn serve(
+    settings: ServeSettings,
+    stop: Option<mpsc::Receiver<()>>,
+    ready: impl FnOnce(&Llm, SocketAddr),
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
+    runtime.block_on(async {
+        let address = format!("{}:{}", bracketed(&settings.host), settings.port);
+        let listener = TcpListener::bind(&address).await.map_err(|error| {
+            format!("cannot listen on {address} (--host, --port): {error}; is another server running there?")
+        })?;
+        let health = Health::default();
+        let metrics = Metrics::new(settings.metrics_prefix, &load::served_name(&settings));
+        let stop = match stop {
+            Some(stop) => stop,
+            None => http::signals()?,
+        };
+        let options = ServeOptions {
+            listener,
+            health: health.clone(),
+            metrics: metrics.clone(),
+            drain_timeout: settings.drain_timeout,
+            write_timeout: settings.write_timeout,
+            stop,
+        };
+        let loading = move || -> Result<Llm, LoadError> { load::load_for(&settings, health, metrics) };
+        http::serve(options, loading, ready).await?;
+        Ok(())
+    })
+}
+
+/// `ready`, then what a person or a script needs to know: URL, model, device, K/V capacity.
+fn ready_line(llm: &Llm, address: SocketAddr) -> String {
+    let capacity = llm.capacity();
+    format!(
+        "ready: http://{address}/v1  model {}  device {}  K/V {} tokens ({} pages of {}), {} a sequence, {} at once",
+        llm.model().id,
+        llm.device(),
+        capacity.pages * capacity.page_size,
+        capacity.pages,
+        capacity.page_size,
+        capacity.longest_sequence(),
+        capacity.slots,
+    )
+}
+
+/// An IPv6 address needs brackets before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
