@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Error, FromArgMatches};
 use crate::error::ConfigError;
 use crate::field::{Form, Settings};
 use crate::length::{LONGEST, LengthRange};
-use crate::resolve::{Outcome, one_running, refuse_dummy_weights, resolve};
+use crate::resolve::{Outcome, apply_shell_mode, one_running, refuse_dummy_weights, resolve};
 use crate::settings::{
     BenchBatchedSettings, BenchOfflineSettings, CacheType, ChatSettings, LogSettings, ServeSettings,
 };
@@ -164,7 +164,9 @@ impl ServeArgs {
 
     pub(crate) fn outcome(self, environment: &Environment) -> Result<Outcome, ConfigError> {
         let others = [self.server.given, self.shell.given].concat();
-        self.engine.resolve(Settings::default(), environment, others)
+        let mut outcome = self.engine.resolve(Settings::default(), environment, others)?;
+        apply_shell_mode(&mut outcome)?;
+        Ok(outcome)
     }
 }
 

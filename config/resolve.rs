@@ -55,7 +55,6 @@ pub(crate) fn resolve(
     }
     ConfigError::check(problems)?;
     check_attention(&outcome)?;
-    apply_shell(&mut outcome)?;
     Ok(outcome)
 }
 
@@ -74,8 +73,8 @@ fn check_attention(outcome: &Outcome) -> Result<(), ConfigError> {
     }
 }
 
-/// The shell has one conversation, and something to say.
-fn apply_shell(outcome: &mut Outcome) -> Result<(), ConfigError> {
+/// What `serve` makes of `--shell-mode`: the shell has one conversation, and something to say.
+pub(crate) fn apply_shell_mode(outcome: &mut Outcome) -> Result<(), ConfigError> {
     if !outcome.settings.serve.shell {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::args::ServeArgs;
 use crate::error::ConfigError;
 use crate::field::Settings;
-use crate::resolve::{Outcome, resolve};
+use crate::resolve::{Outcome, apply_shell_mode, resolve};
 use crate::sources::{ConfigFile, Environment, Origin, literal};
 use crate::table::{Group, SETTINGS, Setting};
 
@@ -52,7 +52,8 @@ impl ConfigArgs {
             ConfigCommand::Check { file } => {
                 let file = ConfigFile::read(&file)?;
                 // The file alone: another machine's variables are not this one's.
-                resolve(Settings::default(), Some(&file), &Environment::default(), Vec::new())?;
+                let outcome = resolve(Settings::default(), Some(&file), &Environment::default(), Vec::new());
+                apply_shell_mode(&mut outcome?)?;
                 Ok(Report { text: format!("{}: OK\n", file.name), warnings: Vec::new() })
             }
             ConfigCommand::Example => Ok(Report { text: example(), warnings: Vec::new() }),

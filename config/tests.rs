@@ -391,6 +391,7 @@ fn demo_takes_a_free_port_unless_told() {
     let demo = |pairs| typed::<DemoArgs>(&[]).unwrap().resolve(&variables(pairs)).unwrap().settings;
     assert_eq!(demo(&[]), changed(|s| s.port = 0));
     assert_eq!(demo(&[("MINISGL_PORT", "1919")]).port, 1919);
+    assert_eq!(demo(&[("MINISGL_SHELL_MODE", "1")]), changed(|s| s.port = 0));
 }
 
 #[test]
@@ -413,6 +414,10 @@ fn bench_has_its_own_defaults() {
         let said = offline(&words).unwrap_err();
         assert!(said.contains(words[0]) && said.contains(words[1]), "{said}");
     }
+
+    // A file for the shell is a file for bench: only `serve` becomes one.
+    let (_folder, path) = file("shell_mode = true\n");
+    assert_eq!(offline(&["--config", &path]).unwrap().engine.max_running_requests, 256);
 
     let batched = |words: &[&str]| {
         let args = typed::<BenchBatchedArgs>(words)?;
