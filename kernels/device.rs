@@ -293,7 +293,13 @@ pub trait Device: Send + 'static {
     /// `out[t] = table[token[t]]`
     fn embed(&mut self, table: &Self::Weight, out: &mut Self::Tensor);
     /// `out[t] = w · norm(x[t])`
-    fn norm_matmul(&mut self, x: &Self::Tensor, norm: &Norm<'_, Self::Vector>, w: &Self::Weight, out: &mut Self::Tensor);
+    fn norm_matmul(
+        &mut self,
+        x: &Self::Tensor,
+        norm: &Norm<'_, Self::Vector>,
+        w: &Self::Weight,
+        out: &mut Self::Tensor,
+    );
     /// See [`RopeStore`].
     fn rope_store_kv(&mut self, qkv: &mut Self::Tensor, op: &RopeStore<'_, Self::Vector>);
     /// See [`Attend`]; `out[t] = [heads * head_dim]`.

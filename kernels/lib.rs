@@ -20,8 +20,8 @@ mod golden;
 mod host;
 mod math;
 mod memory;
-mod narrow;
 pub mod mmap;
+mod narrow;
 pub mod reference;
 pub mod sampling;
 

@@ -78,11 +78,8 @@ mod tests {
     #[test]
     fn activations_are_torchs() {
         let x = golden::op("act.x");
-        let cases = [
-            (Activation::Silu, "act.silu"),
-            (Activation::Gelu, "act.gelu"),
-            (Activation::GeluTanh, "act.gelu_tanh"),
-        ];
+        let cases =
+            [(Activation::Silu, "act.silu"), (Activation::Gelu, "act.gelu"), (Activation::GeluTanh, "act.gelu_tanh")];
         for (act, name) in cases {
             for (&x, expected) in x.iter().zip(golden::op(name)) {
                 let error = (activate(act, x) - expected).abs();

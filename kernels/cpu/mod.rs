@@ -1,1 +1,329 @@
 //! The CPU device: the operations of [`crate::Device`], threaded and vectorised.
+//!
+//! Weights stay in the checkpoint's format; activations are f32, rounded between operations to the format of computation;
+//! sums are f32. A value never depends on the rest of the batch, on chunks, pages or threads: each sum has one order.
+//!
+//! ```text
+//!   team.rs workers.rs   threads that wait for each other; scratch for each
+//!   simd/                eight lanes, as the machine has them; the dot products
+//!   tensor.rs            activations, rounding
+//!   matmul.rs            a weight times all tokens
+//!   rows.rs              norm, gate, rotation: a token's row alone
+//!   attention.rs         queries against pages
+//! ```
+//!
+//! One process computes the whole model. Ranks on several sockets would join where `matmul_reduce_add` says.
+mod attention;
+mod matmul;
+mod rows;
+mod simd;
+mod team;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::sync::Arc;
+
+use attention::Attention;
+pub use matmul::Weight;
+use matmul::{Finish, Matmul};
+use rows::{Gated, RmsNorm, Rope};
+use simd::Level;
+pub use tensor::Tensor;
+use tensor::round;
+use workers::Workers;
+
+use crate::device::{
+    Activation, Attend, Device, DeviceError, KvShape, Limits, Norm, RopeStore, RowError, SampleRow, Shard, Step,
+    StepKey, TensorView, TokenId,
+};
+use crate::dtype::DType;
+use crate::host::{self, Buffer, KvCache, Place, Shared, Source, Staged};
+use crate::sampling;
+
+/// How to compute.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// Threads, the caller's own among them. 0: one for each core that this process may use.
+    pub threads: usize,
+    /// F32, F16 or BF16: what K and V are stored as, and activations are rounded to between operations.
+    pub dtype: DType,
+}
+
+/// The device.
+pub struct Cpu {
+    dtype: DType,
+    workers: Workers,
+    limits: Option<Limits>,
+    vocabulary: usize,
+    cache: Option<KvCache>,
+    staged: Staged,
+    /// The token that each slot sampled last.
+    last: Vec<TokenId>,
+    /// Normalised activations, `[tokens, padded(width)]`.
+    normed: Buffer<f32>,
+    /// `[wanted, vocabulary]`
+    logits: Buffer<f32>,
+}
+
+impl Cpu {
+    /// A device; an error where the format is none of computation or the threads cannot be had.
+    pub fn new(options: CpuOptions) -> Result<Self, DeviceError> {
+        Self::with_level(options, Level::detect())
+    }
+
+    fn with_level(options: CpuOptions, level: Level) -> Result<Self, DeviceError> {
+        if !matches!(options.dtype, DType::F32 | DType::F16 | DType::BF16) {
+            let said = format!("cannot compute in {}: F32, F16 and BF16 are supported", options.dtype);
+            return Err(DeviceError::Other(said));
+        }
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            threads => threads,
+        };
+        let workers = Workers::new(threads, level)
+            .map_err(|error| DeviceError::Other(format!("cannot start {threads} threads: {error}")))?;
+        Ok(Self {
+            dtype: options.dtype,
+            workers,
+            limits: None,
+            vocabulary: 0,
+            cache: None,
+            staged: Staged::default(),
+            last: Vec::new(),
+            normed: Buffer::zeroed(0, "activations")?,
+            logits: Buffer::zeroed(0, "logits")?,
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits.expect("reserve comes before tensors and steps")
+    }
+
+    /// Normalises some tokens' rows into `self.normed`, one after the other.
+    fn normalise(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, tokens: impl Fn(usize) -> usize + Sync, count: usize) {
+        let stride = x.stride;
+        if self.normed.len() < count * stride {
+            // At most what one more tensor takes, which `reserve` could not know the width of.
+            self.normed = Buffer::zeroed(self.limits().tokens * stride, "activations")
+                .expect("memory for normalised activations");
+        }
+        let out = Shared::new(&mut self.normed);
+        let level = self.workers.level;
+        let (weight, eps) = (&norm.weight.0[..], norm.eps);
+        self.workers.run(count.div_ceil(ROWS_A_TASK), |_, task| {
+            for i in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(count) {
+                // SAFETY: each i is in one task.
+                let out = unsafe { out.part(i * stride, stride) };
+                level.run(RmsNorm { x: x.row(tokens(i)), weight, eps, out });
+            }
+        });
+    }
+}
+
+/// Tokens a task of the operations that are too short for one each.
+const ROWS_A_TASK: usize = 4;
+
+/// f32 values, shared by the operations that use them.
+#[derive(Clone, Debug)]
+pub struct Vector(Arc<[f32]>);
+
+impl Device for Cpu {
+    type Weight = Weight;
+    type Vector = Vector;
+    type Tensor = Tensor;
+
+    fn name(&self) -> String {
+        let threads = self.workers.threads();
+        format!("cpu ({}, {threads} thread{})", self.workers.level.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Weight, DeviceError> {
+        Weight::load(parts, shard)
+    }
+
+    fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Vector, DeviceError> {
+        Ok(Vector(host::stack_vectors(parts, shard)?.into()))
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Vector, DeviceError> {
+        Ok(Vector(values.into()))
+    }
+
+    fn reserve(&mut self, limits: Limits, vocabulary: usize) -> Result<(), DeviceError> {
+        const WHAT: &str = "logits";
+        let len = limits.slots.checked_mul(vocabulary);
+        self.logits = Buffer::zeroed(len.ok_or(DeviceError::Memory { what: WHAT, bytes: usize::MAX })?, WHAT)?;
+        self.last = vec![0; limits.slots];
+        self.limits = Some(limits);
+        self.vocabulary = vocabulary;
+        Ok(())
+    }
+
+    fn tensor(&mut self, width: usize) -> Result<Tensor, DeviceError> {
+        Tensor::zeroed(self.limits().tokens, width)
+    }
+
+    fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError> {
+        self.cache = Some(KvCache::new(shape, self.dtype)?);
+        Ok(())
+    }
+
+    fn page_bytes(&self, shape: KvShape) -> usize {
+        host::page_bytes(&shape, self.dtype)
+    }
+
+    fn available_memory(&self) -> usize {
+        crate::memory::available()
+    }
+
+    fn begin(&mut self, step: &Step<'_>) {
+        let limits = self.limits();
+        self.staged.stage(step, &limits, self.cache.as_ref().expect("kv_cache comes before steps").shape());
+        let needed = self.staged.wanted.len() * self.vocabulary;
+        if self.logits.len() < needed {
+            // Rows that want the scores of every position: rare, and not known when `reserve` sized the rest.
+            self.logits = Buffer::zeroed(needed, "logits").expect("memory for the scores of a step");
+        }
+    }
+
+    fn step(&mut self, _key: StepKey, forward: &mut dyn FnMut(&mut Self)) {
+        forward(self);
+    }
+
+    fn embed(&mut self, table: &Weight, out: &mut Tensor) {
+        assert_eq!(table.columns, out.width, "an embedding's width");
+        let stride = out.stride;
+        let out = Shared::new(&mut out.values);
+        let (staged, last, dtype) = (&self.staged, &self.last, self.dtype);
+        self.workers.run(staged.tokens.len(), |_, t| {
+            let token = match staged.tokens[t].source {
+                Source::Token(token) => token,
+                Source::Last(slot) => last[slot],
+            } as usize;
+            assert!(token < table.rows, "token {token} of a vocabulary of {}", table.rows);
+            // SAFETY: a token's row is its task's alone.
+            let out = unsafe { out.part(t * stride, table.columns) };
+            table.read_row(token, out);
+            round(dtype, out);
+        });
+    }
+
+    fn norm_matmul(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, w: &Weight, out: &mut Tensor) {
+        assert_eq!((w.columns, w.rows), (x.width, out.width), "a weight between these widths");
+        let m = self.staged.tokens.len();
+        self.normalise(x, norm, |t| t, m);
+        let finish = Finish::Round(self.dtype);
+        let (x, out_stride) = (&self.normed[..], out.stride);
+        Matmul { x, m, w, out: &mut out.values, out_stride, finish }.run(&mut self.workers);
+    }
+
+    fn rope_store_kv(&mut self, qkv: &mut Tensor, op: &RopeStore<'_, Vector>) {
+        let cache = self.cache.as_mut().expect("kv_cache comes before steps");
+        let (heads, kv_heads, head_dim) = (op.heads, op.kv_heads, op.head_dim);
+        let shape = *cache.shape();
+        assert_eq!((shape.kv_heads, shape.head_dim), (kv_heads, head_dim), "the cache's heads");
+        assert!(op.layer < shape.layers, "layer {} of {}", op.layer, shape.layers);
+        assert_eq!(qkv.width, (heads + 2 * kv_heads) * head_dim, "a row of q, k and v");
+        let inv_freq = &op.inv_freq.0;
+        assert!(2 * inv_freq.len() <= head_dim, "{} frequencies for heads of {head_dim}", inv_freq.len());
+        let (stride, width) = (qkv.stride, qkv.width);
+        let (rows, writer) = (Shared::new(&mut qkv.values), cache.writer());
+        let (staged, level, dtype) = (&self.staged, self.workers.level, self.dtype);
+        self.workers.run(staged.tokens.len(), |scratch, t| {
+            let token = staged.tokens[t];
+            let [cos, sin] = scratch.slices([inv_freq.len(); 2]);
+            let (cos, sin) = (&mut cos[..inv_freq.len()], &mut sin[..inv_freq.len()]);
+            for ((cos, sin), freq) in cos.iter_mut().zip(&mut *sin).zip(&**inv_freq) {
+                let angle = token.position as f32 * freq;
+                (*cos, *sin) = (angle.cos() * op.rope_scale, angle.sin() * op.rope_scale);
+            }
+            // SAFETY: a token's row is its task's alone.
+            let qkv = unsafe { rows.part(t * stride, width) };
+            level.run(Rope {
+                qkv,
+                heads,
+                kv_heads,
+                head_dim,
+                bias: op.bias.map(|bias| &bias.0[..]),
+                q_norm: op.q_norm.as_ref().map(|norm| (&norm.weight.0[..], norm.eps)),
+                k_norm: op.k_norm.as_ref().map(|norm| (&norm.weight.0[..], norm.eps)),
+                layout: op.layout,
+                cos_sin: (cos, sin),
+                dtype,
+            });
+            let page = staged.pages(token.row)[token.position / shape.page_size] as usize;
+            let place = Place { layer: op.layer, page, offset: token.position % shape.page_size };
+            let (k, v) = qkv[heads * head_dim..].split_at(kv_heads * head_dim);
+            // SAFETY: staging checked that no page is written by two rows, and a row's tokens have different positions.
+            unsafe { writer.write(place, k, v) };
+        });
+    }
+
+    fn attend(&mut self, qkv: &Tensor, op: &Attend, out: &mut Tensor) {
+        let cache = self.cache.as_ref().expect("kv_cache comes before steps");
+        let shape = cache.shape();
+        assert_eq!((shape.kv_heads, shape.head_dim), (op.kv_heads, op.head_dim), "the cache's heads");
+        assert!(op.layer < shape.layers, "layer {} of {}", op.layer, shape.layers);
+        assert!(op.heads.is_multiple_of(op.kv_heads), "{} heads over {} K/V heads", op.heads, op.kv_heads);
+        assert_eq!(out.width, op.heads * op.head_dim, "a row of heads");
+        assert_ne!(op.window, Some(0), "a window sees the query's own position at least");
+        Attention { op, staged: &self.staged, cache, qkv, out, dtype: self.dtype }.run(&mut self.workers);
+    }
+
+    fn gated(&mut self, gate_up: &Tensor, bias: Option<&Vector>, act: Activation, out: &mut Tensor) {
+        assert_eq!(gate_up.width, 2 * out.width, "a row of gate and up");
+        let (stride, width) = (out.stride, out.width);
+        let out = Shared::new(&mut out.values);
+        let (level, dtype, count) = (self.workers.level, self.dtype, self.staged.tokens.len());
+        let bias = bias.map(|bias| &bias.0[..]);
+        self.workers.run(count.div_ceil(ROWS_A_TASK), |_, task| {
+            for t in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(count) {
+                // SAFETY: each token is in one task.
+                let out = unsafe { out.part(t * stride, width) };
+                level.run(Gated { gate_up: gate_up.row(t), bias, act, out, dtype });
+            }
+        });
+    }
+
+    fn matmul_reduce_add(&mut self, x: &Tensor, w: &Weight, bias: Option<&Vector>, residual: &mut Tensor) {
+        assert_eq!((w.columns, w.rows), (x.width, residual.width), "a weight between these widths");
+        let finish = Finish::Add(self.dtype, bias.map(|bias| &bias.0[..]));
+        let (m, out_stride) = (self.staged.tokens.len(), residual.stride);
+        Matmul { x: &x.values, m, w, out: &mut residual.values, out_stride, finish }.run(&mut self.workers);
+    }
+
+    fn logits(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, head: &Weight) {
+        assert_eq!((head.columns, head.rows), (x.width, self.vocabulary), "a head between these widths");
+        let wanted = std::mem::take(&mut self.staged.wanted);
+        self.normalise(x, norm, |i| wanted[i], wanted.len());
+        let (m, out_stride) = (wanted.len(), self.vocabulary);
+        self.staged.wanted = wanted;
+        let out = &mut self.logits;
+        Matmul { x: &self.normed, m, w: head, out, out_stride, finish: Finish::Store }.run(&mut self.workers);
+    }
+
+    fn sample(&mut self, rows: &[SampleRow<'_>]) -> Vec<Result<TokenId, RowError>> {
+        let at: Vec<usize> = self.staged.sampled().collect();
+        assert_eq!(at.len(), rows.len(), "one sampling row for each row that wants any");
+        let mut sampled = vec![Ok(0); rows.len()];
+        let out = Shared::new(&mut sampled);
+        let (logits, vocabulary) = (&self.logits, self.vocabulary);
+        self.workers.run(rows.len(), |_, i| {
+            let logits = &logits[at[i] * vocabulary..][..vocabulary];
+            // SAFETY: each result is its task's alone.
+            let out = unsafe { out.part(i, 1) };
+            out[0] = sampling::sample(logits, rows[i].sampling, rows[i].position);
+        });
+        for (row, token) in rows.iter().zip(&sampled) {
+            self.last[row.slot.0 as usize] = *token.as_ref().unwrap_or(&0);
+        }
+        sampled
+    }
+
+    fn scores(&self, row: usize) -> Vec<f32> {
+        let range = &self.staged.rows[row].logits;
+        self.logits[range.start * self.vocabulary..range.end * self.vocabulary].to_vec()
+    }
+}

@@ -26,8 +26,6 @@ pub(crate) struct StagedToken {
 /// One row: tokens `first .. first + len` of the step.
 #[derive(Clone, Debug)]
 pub(crate) struct StagedRow {
-    /// Position of its first token.
-    pub start: usize,
     /// Its first token's index.
     pub first: usize,
     /// Its tokens.
@@ -92,7 +90,11 @@ impl Staged {
                 TokenSource::Tokens(tokens) => Source::Token(tokens[i]),
                 TokenSource::LastSampled => Source::Last(slot),
             };
-            self.tokens.extend((0..len).map(|i| StagedToken { row: index, position: row.start + i, source: source(i) }));
+            self.tokens.extend((0..len).map(|i| StagedToken {
+                row: index,
+                position: row.start + i,
+                source: source(i),
+            }));
             let logits = self.wanted.len();
             match row.want {
                 Want::Nothing => {}
@@ -100,7 +102,6 @@ impl Staged {
                 Want::Scores => self.wanted.extend(first..first + len),
             }
             self.rows.push(StagedRow {
-                start: row.start,
                 first,
                 len,
                 want: row.want,

@@ -28,11 +28,11 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn row(&self, token: usize) -> &[f32] {
+    pub(crate) fn row(&self, token: usize) -> &[f32] {
         &self.values[token * self.width..][..self.width]
     }
 
-    fn row_mut(&mut self, token: usize) -> &mut [f32] {
+    pub(crate) fn row_mut(&mut self, token: usize) -> &mut [f32] {
         &mut self.values[token * self.width..][..self.width]
     }
 }

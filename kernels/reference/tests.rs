@@ -24,11 +24,9 @@ fn rotation_is_torchs_in_both_layouts_and_partial() {
 #[test]
 fn activations_are_torchs() {
     let x = golden::op("act.x");
-    for (act, name) in [
-        (Activation::Silu, "act.silu"),
-        (Activation::Gelu, "act.gelu"),
-        (Activation::GeluTanh, "act.gelu_tanh"),
-    ] {
+    for (act, name) in
+        [(Activation::Silu, "act.silu"), (Activation::Gelu, "act.gelu"), (Activation::GeluTanh, "act.gelu_tanh")]
+    {
         for (&x, expected) in x.iter().zip(golden::op(name)) {
             assert!((activate(act, x) - expected).abs() <= 2e-7 * x.abs().max(1e-3), "{act:?}({x})");
         }

@@ -137,7 +137,9 @@ fn filters_keep_what_sorting_keeps() {
         let weights = weights(&logits, best, sampling.temperature);
         let last = last_kept(&weights, &sampling);
         let kept: Vec<usize> = (0..len)
-            .filter(|&i| last.is_none_or(|last| by_rank(&Candidate { weight: weights[i], token: i as u32 }, &last).is_le()))
+            .filter(|&i| {
+                last.is_none_or(|last| by_rank(&Candidate { weight: weights[i], token: i as u32 }, &last).is_le())
+            })
             .collect();
         let mut expected: Vec<usize> = kept_by_sorting(&logits, &sampling).into_iter().map(|t| t.0).collect();
         expected.sort_unstable();

@@ -1,0 +1,156 @@
+//! Operations on a token's row alone: RMS norm, the gate, biases with QK-norm and rotation.
+use super::simd::{Isa, Kernel, LANES};
+use super::tensor::round;
+use crate::device::{Activation, RopeLayout};
+use crate::dtype::DType;
+use crate::math::activate;
+
+/// `out = x / sqrt(mean(x²) + eps) * weight`, the rest of `out` zero.
+pub(super) struct RmsNorm<'a> {
+    /// `[width]`
+    pub x: &'a [f32],
+    /// `[width]`
+    pub weight: &'a [f32],
+    /// Added to the mean square.
+    pub eps: f32,
+    /// At least as long as x.
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _isa: S) {
+        assert!(self.x.len() == self.weight.len());
+        let scale = norm_scale(self.x, self.eps);
+        let (out, padding) = self.out.split_at_mut(self.x.len());
+        for ((y, x), w) in out.iter_mut().zip(self.x).zip(self.weight) {
+            *y = x * scale * w;
+        }
+        padding.fill(0.0);
+    }
+}
+
+/// `1 / sqrt(mean(x²) + eps)`: squares summed in sixteen lanes, then the lanes in order.
+#[inline(always)]
+fn norm_scale(x: &[f32], eps: f32) -> f32 {
+    let mut lanes = [0.0f32; 2 * LANES];
+    let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
+    for chunk in chunks {
+        for (sum, x) in lanes.iter_mut().zip(chunk) {
+            *sum += x * x;
+        }
+    }
+    for (sum, x) in lanes.iter_mut().zip(rest) {
+        *sum += x * x;
+    }
+    1.0 / (lanes.iter().sum::<f32>() / x.len() as f32 + eps).sqrt()
+}
+
+/// `out = act(gate + bias) * (up + bias)`, rounded.
+pub(super) struct Gated<'a> {
+    /// `[gate | up]`
+    pub gate_up: &'a [f32],
+    /// As long, where there is one.
+    pub bias: Option<&'a [f32]>,
+    /// The gate's.
+    pub act: Activation,
+    /// Half as long.
+    pub out: &'a mut [f32],
+    /// What to round to.
+    pub dtype: DType,
+}
+
+impl Kernel for Gated<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _isa: S) {
+        let (gate, up) = self.gate_up.split_at(self.out.len());
+        assert_eq!(gate.len(), up.len(), "a row of gate and up");
+        // One loop an activation and bias or none: each vectorises, a choice within the loop would not.
+        match (self.act, self.bias) {
+            (act, Some(bias)) => {
+                let (gate_bias, up_bias) = bias.split_at(gate.len());
+                let gate = gate.iter().zip(gate_bias).map(|(x, b)| x + b);
+                let up = up.iter().zip(up_bias).map(|(x, b)| x + b);
+                self.out.iter_mut().zip(gate.zip(up)).for_each(|(y, (g, u))| *y = activate(act, g) * u);
+            }
+            (Activation::Silu, None) => gate_by(Activation::Silu, gate, up, self.out),
+            (Activation::Gelu, None) => gate_by(Activation::Gelu, gate, up, self.out),
+            (Activation::GeluTanh, None) => gate_by(Activation::GeluTanh, gate, up, self.out),
+        }
+        round(self.dtype, self.out);
+    }
+}
+
+#[inline(always)]
+fn gate_by(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((y, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+        *y = activate(act, g) * u;
+    }
+}
+
+/// One token's q and k: bias (v too), QK-norm, rotation; rounded.
+pub(super) struct Rope<'a> {
+    /// `[q heads | k heads | v heads] * head_dim`
+    pub qkv: &'a mut [f32],
+    /// Query heads, K heads, and elements of each.
+    pub heads: usize,
+    /// K heads.
+    pub kv_heads: usize,
+    /// Elements a head.
+    pub head_dim: usize,
+    /// As long as qkv, where there is one.
+    pub bias: Option<&'a [f32]>,
+    /// Weight and epsilon of the query heads' norm.
+    pub q_norm: Option<(&'a [f32], f32)>,
+    /// Weight and epsilon of the key heads' norm.
+    pub k_norm: Option<(&'a [f32], f32)>,
+    /// How pairs lie.
+    pub layout: RopeLayout,
+    /// Cosines and sines of this position, `[rotary_dim / 2]` each.
+    pub cos_sin: (&'a [f32], &'a [f32]),
+    /// What to round to.
+    pub dtype: DType,
+}
+
+impl Kernel for Rope<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _isa: S) {
+        let Self { qkv, heads, kv_heads, head_dim, bias, q_norm, k_norm, layout, cos_sin, dtype } = self;
+        if let Some(bias) = bias {
+            qkv.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        }
+        for (h, head) in qkv[..(heads + kv_heads) * head_dim].chunks_exact_mut(head_dim).enumerate() {
+            if let Some((weight, eps)) = if h < heads { q_norm } else { k_norm } {
+                let scale = norm_scale(head, eps);
+                head.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * w);
+            }
+            rotate(head, layout, cos_sin);
+        }
+        round(dtype, qkv);
+    }
+}
+
+#[inline(always)]
+fn rotate(head: &mut [f32], layout: RopeLayout, (cos, sin): (&[f32], &[f32])) {
+    let half = cos.len();
+    let turn = |a: f32, b: f32, (cos, sin): (&f32, &f32)| (a * cos - b * sin, b * cos + a * sin);
+    match layout {
+        RopeLayout::Halves => {
+            let (a, b) = head[..2 * half].split_at_mut(half);
+            for ((a, b), angle) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
+                (*a, *b) = turn(*a, *b, angle);
+            }
+        }
+        RopeLayout::Pairs => {
+            for (pair, angle) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
+                (pair[0], pair[1]) = turn(pair[0], pair[1], angle);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Vectors of eight f32 as the machine at hand has them. A kernel is written once, for any [`Isa`], and compiled for each.
+//!
+//! Results of one instruction set are reproducible bit by bit; two sets may differ in rounding (fused or not).
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod dot;
+mod portable;
+
+pub(super) use dot::Panel;
+
+/// Elements a vector.
+pub(super) const LANES: usize = 8;
+
+/// Rows of scratch and activations start on cache lines: this many f32.
+pub(super) const LINE: usize = 16;
+
+/// A row of `width` elements, padded to whole cache lines. The padding is zero, so that kernels need no tails.
+pub(super) const fn padded(width: usize) -> usize {
+    width.next_multiple_of(LINE)
+}
+
+/// An instruction set. A value is the proof that the machine has it, which makes the methods safe.
+pub(super) trait Isa: Copy + Send + Sync {
+    /// Eight f32.
+    type V: Copy;
+
+    /// Eight times `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// # Safety
+    /// Eight f32 are readable at `from`.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Into an array.
+    fn store(self, v: Self::V, to: &mut [f32; LANES]);
+    /// `a * b + c`
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The sums of four vectors' lanes, `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))` each.
+    fn sums(self, v: [Self::V; 4]) -> [f32; 4];
+    /// Runs a kernel compiled for this set.
+    fn run<K: Kernel>(self, kernel: K) -> K::Out;
+}
+
+/// Code to compile for every instruction set. `run` is `#[inline(always)]`, and so is all it calls.
+pub(super) trait Kernel {
+    /// What it gives.
+    type Out;
+    /// The code.
+    fn run<S: Isa>(self, isa: S) -> Self::Out;
+}
+
+/// The best instruction set that this machine has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    Portable(portable::Portable),
+}
+
+impl Level {
+    /// What the machine has.
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = avx2::Avx2::detect() {
+            return Self::Avx2(avx2);
+        }
+        Self::portable()
+    }
+
+    /// What every machine has.
+    pub(super) fn portable() -> Self {
+        Self::Portable(portable::Portable)
+    }
+
+    /// For the start-up line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "AVX2",
+            Self::Portable(_) => "portable",
+        }
+    }
+
+    /// Runs a kernel.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(isa) => isa.run(kernel),
+            Self::Portable(isa) => isa.run(kernel),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Arithmetic<'a>(&'a [f32; 32]);
+
+    impl Kernel for Arithmetic<'_> {
+        type Out = ([f32; LANES], [f32; 4]);
+        #[inline(always)]
+        fn run<S: Isa>(self, isa: S) -> Self::Out {
+            // SAFETY: 32 f32 are readable: four times eight.
+            let v = [0, 1, 2, 3].map(|i| unsafe { isa.load(self.0[8 * i..].as_ptr()) });
+            let mut out = [0.0; LANES];
+            isa.store(isa.fma(v[0], isa.splat(2.0), v[3]), &mut out);
+            (out, isa.sums(v))
+        }
+    }
+
+    #[test]
+    fn every_set_computes_the_same_of_small_integers() {
+        let x: [f32; 32] = std::array::from_fn(|i| (i * i % 37) as f32);
+        for level in [Level::detect(), Level::portable()] {
+            let (out, sums) = level.run(Arithmetic(&x));
+            assert_eq!(out, std::array::from_fn(|i| 2.0 * x[i] + x[24 + i]), "{}", level.name());
+            assert_eq!(sums, std::array::from_fn(|i| x[8 * i..8 * i + 8].iter().sum()), "{}", level.name());
+        }
+    }
+}
