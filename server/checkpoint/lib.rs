@@ -16,6 +16,7 @@ pub mod config;
 mod dummy;
 mod error;
 mod file;
+pub mod find;
 mod gguf;
 mod hf;
 mod json;
@@ -29,6 +30,7 @@ mod tokenizer;
 
 pub use config::{Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
 pub use error::CheckpointError;
+pub use find::{FindError, FindOptions, Found, Hub, find};
 pub use open::{Checkpoint, OpenOptions};
 pub use tensor::Tensor;
 pub use tokenizer::{GgufTokenizer, HfTokenizer, TokenizerSource};
