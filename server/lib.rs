@@ -10,6 +10,9 @@
 //! ```
 //! `http`, `scheduler` and `engine` never import each other; this file alone sees all, and only wires them.
 pub mod batch;
+pub mod engine;
 pub mod health;
 pub mod metrics;
+pub mod models;
 pub mod request;
+pub mod scheduler;

@@ -1,0 +1,104 @@
+//! The engine: a loaded model behind [`ModelRunner`].
+//!
+//! Owns devices, ranks and what is kept by slot. Knows nothing of requests, text or the scheduler.
+//!
+//! ```text
+//!   capacity.rs  what fits: pages, slots, tokens a batch     device.rs   runs any Device in a thread of its own
+//!   slots.rs     page tables, mirrored by slot                sampling.rs what is kept to sample, by slot
+//! ```
+mod capacity;
+mod device;
+mod sampling;
+mod slots;
+
+use minisgl_checkpoint::Checkpoint;
+use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings};
+use minisgl_kernels::cpu::{Cpu, CpuOptions};
+use minisgl_kernels::reference::Reference;
+use minisgl_kernels::{DType, Device, DeviceError, Limits};
+
+use self::capacity::Memory;
+use self::device::{DeviceRunner, RankState};
+use crate::batch::ModelRunner;
+use crate::models::{Activations, Decoder, ModelError, Rank};
+
+/// What an engine is made from.
+pub struct EngineOptions<'a> {
+    /// The model.
+    pub checkpoint: &'a Checkpoint,
+    /// Device, number types and sizes.
+    pub settings: &'a EngineSettings,
+    /// Hears after each layer how many are loaded, of how many.
+    pub progress: &'a mut dyn FnMut(usize, usize),
+}
+
+/// The engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The model is not one that can run, or its files are bad.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device refuses.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A setting does not go with the model or the device.
+    #[error("--{flag}: {why}")]
+    Setting {
+        /// The flag's name.
+        flag: &'static str,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+    /// Too little memory.
+    #[error("{0}")]
+    Memory(String),
+}
+
+/// Loads the model onto the device that the settings name, and starts its rank.
+pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadError> {
+    let settings = options.settings;
+    if settings.tensor_parallel_size != 1 {
+        let why = format!("{} ranks: a CPU runs one", settings.tensor_parallel_size);
+        return Err(LoadError::Setting { flag: "tensor-parallel-size", why });
+    }
+    let dtype = match settings.dtype {
+        DTypeChoice::Auto | DTypeChoice::Float32 => DType::F32,
+        DTypeChoice::BFloat16 => DType::BF16,
+        DTypeChoice::Float16 => DType::F16,
+    };
+    match settings.device {
+        DeviceKind::Cpu => {
+            let device = Cpu::new(CpuOptions { threads: settings.threads, dtype })?;
+            start(device, options)
+        }
+        DeviceKind::Reference => start(Reference::new(dtype), options),
+    }
+}
+
+/// Weights first, then what else fits beside them.
+fn start<D: Device>(mut device: D, options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadError> {
+    let (weights, available) = (options.checkpoint.weight_bytes(), device.available_memory());
+    let weights = usize::try_from(weights).unwrap_or(usize::MAX);
+    if weights > available {
+        let why = format!(
+            "the weights take {}, and {} of memory are available",
+            capacity::readable(weights),
+            capacity::readable(available)
+        );
+        return Err(LoadError::Memory(why));
+    }
+    let decoder = Decoder::load(&mut device, options.checkpoint, Rank::SOLE, options.progress)?;
+    let spec = decoder.spec();
+    let page_bytes = device.page_bytes(spec.kv_shape(1, options.settings.page_size));
+    let memory = Memory { available: device.available_memory(), page_bytes };
+    let capacity = capacity::plan(spec, options.settings, memory)?;
+    let limits = Limits { tokens: capacity.batch_tokens, slots: capacity.slots, context: capacity.context };
+    device.reserve(limits, spec.vocab_size)?;
+    device.kv_cache(spec.kv_shape(capacity.pages, capacity.page_size))?;
+    let activations = Activations::new(&mut device, spec)?;
+    let rank = RankState::new(device, decoder, activations, capacity);
+    Ok(Box::new(DeviceRunner::start(rank)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! A decoder layer's weights: which tensors make them up, loaded onto a device.
+//!
+//! Knows shapes and stacking; the device decides what a weight becomes.
+use minisgl_checkpoint::{Checkpoint, Tensor};
+use minisgl_kernels::{Device, Shard, TensorView};
+
+use super::names::{Names, Part};
+use super::spec::{DecoderSpec, ModelError, Rank};
+
+/// One decoder layer on a device. Widths are this rank's.
+pub(super) struct Layer<D: Device> {
+    /// `[hidden]`
+    pub(super) attention_norm: D::Vector,
+    /// `[(heads + 2 * kv_heads) * head_dim, hidden]`: q, k, v
+    pub(super) qkv: D::Weight,
+    /// `[(heads + 2 * kv_heads) * head_dim]`
+    pub(super) qkv_bias: Option<D::Vector>,
+    /// `[head_dim]` each
+    pub(super) qk_norm: Option<(D::Vector, D::Vector)>,
+    /// `[hidden, heads * head_dim]`
+    pub(super) o: D::Weight,
+    /// `[hidden]`
+    pub(super) o_bias: Option<D::Vector>,
+    /// `[hidden]`
+    pub(super) mlp_norm: D::Vector,
+    /// `[2 * intermediate, hidden]`: gate, up
+    pub(super) gate_up: D::Weight,
+    /// `[2 * intermediate]`
+    pub(super) gate_up_bias: Option<D::Vector>,
+    /// `[hidden, intermediate]`
+    pub(super) down: D::Weight,
+    /// `[hidden]`
+    pub(super) down_bias: Option<D::Vector>,
+}
+
+/// Where weights come from and go to.
+pub(super) struct Loader<'a, D: Device> {
+    pub(super) device: &'a mut D,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) names: Names,
+    pub(super) rank: Rank,
+    /// The whole model's, since files hold whole tensors.
+    pub(super) spec: &'a DecoderSpec,
+}
+
+impl<D: Device> Loader<'_, D> {
+    /// Layer `i`.
+    pub(super) fn layer(&mut self, i: usize) -> Result<Layer<D>, ModelError> {
+        let spec = self.spec;
+        let (hidden, inter, head_dim) = (spec.hidden_size, spec.intermediate_size, spec.head_dim);
+        let (q, kv) = (spec.heads * head_dim, spec.kv_heads * head_dim);
+        let (rows, columns) = (self.rank.rows(), self.rank.columns());
+        let qkv = [(Part::Q, q), (Part::K, kv), (Part::V, kv)];
+        let gate_up = [(Part::Gate, inter), (Part::Up, inter)];
+        Ok(Layer {
+            attention_norm: self.norm(i, Part::AttentionNorm, hidden)?,
+            qkv: self.matrices(i, &qkv, hidden, rows)?,
+            qkv_bias: self.biases(spec.qkv_bias, i, &qkv, rows)?,
+            qk_norm: match spec.qk_norm {
+                true => Some((self.norm(i, Part::QNorm, head_dim)?, self.norm(i, Part::KNorm, head_dim)?)),
+                false => None,
+            },
+            o: self.matrices(i, &[(Part::O, hidden)], q, columns)?,
+            o_bias: self.biases(spec.o_bias, i, &[(Part::O, hidden)], Shard::Whole)?,
+            mlp_norm: self.norm(i, Part::MlpNorm, hidden)?,
+            gate_up: self.matrices(i, &gate_up, hidden, rows)?,
+            gate_up_bias: self.biases(spec.mlp_bias, i, &gate_up, rows)?,
+            down: self.matrices(i, &[(Part::Down, hidden)], inter, columns)?,
+            down_bias: self.biases(spec.mlp_bias, i, &[(Part::Down, hidden)], Shard::Whole)?,
+        })
+    }
+
+    /// A matrix outside the layers, `[vocabulary, hidden]`.
+    pub(super) fn vocabulary_matrix(&mut self, name: &str, shard: Shard) -> Result<D::Weight, ModelError> {
+        let tensor = self.checkpoint.tensor(name, &[self.spec.vocab_size, self.spec.hidden_size])?;
+        Ok(self.device.load(&[tensor.view()], shard)?)
+    }
+
+    /// A vector outside the layers, `[n]`.
+    pub(super) fn vector(&mut self, name: &str, n: usize) -> Result<D::Vector, ModelError> {
+        let tensor = self.checkpoint.tensor(name, &[n])?;
+        Ok(self.device.load_vector(&[tensor.view()], Shard::Whole)?)
+    }
+
+    fn norm(&mut self, layer: usize, part: Part, n: usize) -> Result<D::Vector, ModelError> {
+        self.vector(&self.names.weight(layer, part), n)
+    }
+
+    /// Matrices of so many rows each, stacked into one.
+    fn matrices(
+        &mut self,
+        layer: usize,
+        parts: &[(Part, usize)],
+        columns: usize,
+        shard: Shard,
+    ) -> Result<D::Weight, ModelError> {
+        let tensor =
+            |(part, rows): &(Part, usize)| self.checkpoint.tensor(&self.names.weight(layer, *part), &[*rows, columns]);
+        let tensors = parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.device.load(&views(&tensors), shard)?)
+    }
+
+    /// Biases of so many elements each, one after the other, where the model has them.
+    fn biases(
+        &mut self,
+        has: bool,
+        layer: usize,
+        parts: &[(Part, usize)],
+        shard: Shard,
+    ) -> Result<Option<D::Vector>, ModelError> {
+        if !has {
+            return Ok(None);
+        }
+        let tensor = |(part, n): &(Part, usize)| self.checkpoint.tensor(&self.names.bias(layer, *part), &[*n]);
+        let tensors = parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(self.device.load_vector(&views(&tensors), shard)?))
+    }
+}
+
+fn views<'a>(tensors: &'a [Tensor<'_>]) -> Vec<TensorView<'a>> {
+    tensors.iter().map(Tensor::view).collect()
+}
