@@ -1,0 +1,187 @@
+//! Budget: how many of a batch's input tokens may be prefill, from measured speed.
+//!
+//! While sequences decode, every prefill token in their batch lengthens the gap between their tokens. One constant cannot
+//! serve a GPU and two cores, so the bound follows what batches took. Pure arithmetic on durations that are given as
+//! data; whether a result is right never depends on it. Knows no sequence, page or clock.
+use std::time::Duration;
+
+/// A batch with decode rows should take at most this many times what they take alone.
+const DECODE_GAP_MULTIPLE: f64 = 3.0;
+/// Prefill tokens that a batch may always have, so that a prompt gets on however fast the decode rows are: as many as
+/// keep the weights' share of a step small on a CPU.
+const MIN_PREFILL_TOKENS: usize = 32;
+/// Weight of the newest measurement.
+const NEWEST: f64 = 0.2;
+/// When this many batches in a row had both kinds of row, the next has decode rows alone, to know what they take.
+const BATCHES_BETWEEN_PROBES: u32 = 64;
+
+/// What a batch was made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) decode_rows: usize,
+    pub(super) prefill_tokens: usize,
+}
+
+/// Input tokens that a batch may have, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    pub(super) decode_tokens: usize,
+    pub(super) prefill_tokens: usize,
+}
+
+/// What wants to be in the next batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demand {
+    /// Sequences that could decode.
+    pub(super) decode_rows: usize,
+    /// One of them has, or can get, a place for its token, so a batch of decode rows alone would not be empty.
+    pub(super) decode_certain: bool,
+    /// A prompt is not fed yet.
+    pub(super) prefill: bool,
+}
+
+/// How fast batches were.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// Seconds of a batch of decode rows alone, smoothed.
+    decode_step_s: Option<f64>,
+    /// Smoothed sums whose quotient is seconds a prefill token; summing weighs a batch by its tokens.
+    prefill_s: f64,
+    prefill_tokens: f64,
+    /// Batches since the last of decode rows alone.
+    mixed_batches: u32,
+}
+
+impl Pace {
+    /// Learns from a batch.
+    pub(super) fn observe(&mut self, load: Load, elapsed: Duration) {
+        let elapsed_s = elapsed.as_secs_f64();
+        if load.prefill_tokens == 0 {
+            let before = self.decode_step_s.unwrap_or(elapsed_s);
+            self.decode_step_s = Some(before + NEWEST * (elapsed_s - before));
+            self.mixed_batches = 0;
+            return;
+        }
+        let decode_s = match (load.decode_rows, self.decode_step_s) {
+            (0, _) => 0.0,
+            (_, Some(decode_step_s)) => decode_step_s,
+            (_, None) => return, // not to be told apart
+        };
+        if load.decode_rows > 0 {
+            self.mixed_batches = self.mixed_batches.saturating_add(1);
+        }
+        self.prefill_s = self.prefill_s * (1.0 - NEWEST) + (elapsed_s - decode_s).max(0.0);
+        self.prefill_tokens = self.prefill_tokens * (1.0 - NEWEST) + load.prefill_tokens as f64;
+    }
+
+    /// Divides a batch of at most `batch_tokens`. Prefill that is wanted gets at least a floor, even where decode rows alone
+    /// would fill the batch: the oldest sequence may be the one that prefills. Decode rows get at least one token, for
+    /// prefill that is wanted may turn out impossible.
+    pub(super) fn divide(&self, batch_tokens: usize, demand: Demand) -> Budget {
+        if demand.decode_rows == 0 {
+            return Budget { decode_tokens: 0, prefill_tokens: batch_tokens };
+        }
+        if !demand.prefill || (demand.decode_certain && self.wants_probe()) {
+            return Budget { decode_tokens: batch_tokens, prefill_tokens: 0 };
+        }
+        let floor = MIN_PREFILL_TOKENS.min(batch_tokens / 2);
+        let room = batch_tokens.saturating_sub(demand.decode_rows);
+        let prefill_tokens = self.gap_bound().min(room).max(floor);
+        Budget { decode_tokens: batch_tokens - prefill_tokens, prefill_tokens }
+    }
+
+    fn wants_probe(&self) -> bool {
+        self.decode_step_s.is_none() || self.mixed_batches >= BATCHES_BETWEEN_PROBES
+    }
+
+    /// Prefill tokens that keep a mixed batch within the multiple; no bound while something is not measured.
+    fn gap_bound(&self) -> usize {
+        match self.decode_step_s {
+            Some(decode_step_s) if self.prefill_s > 0.0 => {
+                let spare_s = (DECODE_GAP_MULTIPLE - 1.0) * decode_step_s;
+                (spare_s * self.prefill_tokens / self.prefill_s) as usize
+            }
+            _ => usize::MAX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: usize = 8192;
+
+    fn mixed(decode_rows: usize) -> Demand {
+        Demand { decode_rows, decode_certain: true, prefill: true }
+    }
+
+    fn measured(decode_ms: f64, prefill_token_ms: f64) -> Pace {
+        let mut pace = Pace::default();
+        pace.observe(Load { decode_rows: 4, prefill_tokens: 0 }, Duration::from_secs_f64(decode_ms / 1e3));
+        let load = Load { decode_rows: 0, prefill_tokens: 1000 };
+        pace.observe(load, Duration::from_secs_f64(prefill_token_ms));
+        pace
+    }
+
+    #[test]
+    fn nothing_decodes_prefill_has_all() {
+        let demand = Demand { decode_rows: 0, decode_certain: false, prefill: true };
+        let budget = measured(1.0, 1.0).divide(BATCH, demand);
+        assert_eq!(budget, Budget { decode_tokens: 0, prefill_tokens: BATCH });
+    }
+
+    #[test]
+    fn measured_speed_bounds_prefill_whatever_the_machine() {
+        // Two cores: 50 ms a step, 2 ms a token: 2 * 50 / 2 tokens more.
+        assert_eq!(measured(50.0, 2.0).divide(BATCH, mixed(4)).prefill_tokens, 50);
+        // A GPU: 8 ms a step, 10 us a token.
+        assert_eq!(measured(8.0, 0.01).divide(BATCH, mixed(4)).prefill_tokens, 1600);
+        // Never below the floor, never beyond the batch.
+        assert_eq!(measured(1.0, 10.0).divide(BATCH, mixed(4)).prefill_tokens, MIN_PREFILL_TOKENS);
+        assert_eq!(measured(1e6, 0.01).divide(BATCH, mixed(4)).prefill_tokens, BATCH - 4);
+    }
+
+    #[test]
+    fn mixed_batches_teach_prefill_speed_apart_from_the_decode_rows() {
+        let mut pace = Pace::default();
+        pace.observe(Load { decode_rows: 4, prefill_tokens: 0 }, Duration::from_millis(50));
+        pace.observe(Load { decode_rows: 4, prefill_tokens: 100 }, Duration::from_millis(250));
+        assert_eq!(pace.divide(BATCH, mixed(4)).prefill_tokens, 50);
+    }
+
+    #[test]
+    fn unmeasured_decode_is_probed_once_and_then_now_and_again() {
+        let mut pace = Pace::default();
+        let alone = Budget { decode_tokens: BATCH, prefill_tokens: 0 };
+        assert_eq!(pace.divide(BATCH, mixed(4)), alone);
+        // No probe where it could leave the batch empty.
+        let uncertain = Demand { decode_certain: false, ..mixed(4) };
+        assert_eq!(pace.divide(BATCH, uncertain).prefill_tokens, BATCH - 4);
+        pace.observe(Load { decode_rows: 4, prefill_tokens: 0 }, Duration::from_millis(50));
+        for _ in 0..BATCHES_BETWEEN_PROBES {
+            assert_ne!(pace.divide(BATCH, mixed(4)), alone);
+            pace.observe(Load { decode_rows: 4, prefill_tokens: 100 }, Duration::from_millis(100));
+        }
+        assert_eq!(pace.divide(BATCH, mixed(4)), alone);
+    }
+
+    #[test]
+    fn small_batches_are_shared() {
+        for batch_tokens in 1..100 {
+            for decode_rows in 1..200 {
+                let budget = measured(1.0, 1.0).divide(batch_tokens, mixed(decode_rows));
+                assert!(budget.decode_tokens > 0 && (budget.prefill_tokens > 0 || batch_tokens == 1));
+                assert_eq!(budget.prefill_tokens + budget.decode_tokens, batch_tokens);
+            }
+        }
+    }
+
+    #[test]
+    fn batches_that_took_no_time_are_no_division_by_zero() {
+        let mut pace = Pace::default();
+        pace.observe(Load { decode_rows: 1, prefill_tokens: 0 }, Duration::ZERO);
+        pace.observe(Load { decode_rows: 1, prefill_tokens: 9 }, Duration::ZERO);
+        assert_eq!(pace.divide(BATCH, mixed(1)).prefill_tokens, BATCH - 1);
+    }
+}
