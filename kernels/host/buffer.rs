@@ -20,8 +20,12 @@ unsafe impl Plain for u16 {}
 // SAFETY: primitive numbers.
 unsafe impl Plain for u8 {}
 
-/// A fixed slice of zeroed memory. Large ones take no physical memory until touched.
+/// A fixed slice of zeroed memory. Large ones take no physical memory until touched: so the allocator is asked for the
+/// alignment that it gives anyway, and for a line more; a larger alignment it would serve by writing the zeros itself.
 pub(crate) struct Buffer<T: Plain> {
+    /// What the allocator gave.
+    memory: NonNull<u8>,
+    /// The first line within.
     start: NonNull<T>,
     len: usize,
 }
@@ -34,39 +38,38 @@ unsafe impl<T: Plain> Sync for Buffer<T> {}
 impl<T: Plain> Buffer<T> {
     /// `len` zeros; an error where the memory cannot be had.
     pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self, DeviceError> {
-        if len == 0 {
-            return Ok(Self { start: NonNull::dangling(), len });
-        }
         let Some(layout) = Self::layout(len) else {
             return Err(DeviceError::Memory { what, bytes: len.saturating_mul(size_of::<T>()) });
         };
-        // SAFETY: the layout's size is not zero: len is not, and no Plain type is empty.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start.cast()) {
-            Some(start) => Ok(Self { start, len }),
-            None => Err(DeviceError::Memory { what, bytes: layout.size() }),
-        }
+        // SAFETY: the layout's size is not zero: it has a line to spare.
+        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+            return Err(DeviceError::Memory { what, bytes: layout.size() });
+        };
+        let skip = memory.as_ptr().align_offset(ALIGN);
+        assert!(skip < ALIGN);
+        // SAFETY: fewer bytes than the line that the layout has to spare.
+        let start = unsafe { memory.add(skip) }.cast();
+        Ok(Self { memory, start, len })
     }
 
     fn layout(len: usize) -> Option<Layout> {
-        Layout::array::<T>(len).ok()?.align_to(ALIGN).ok()
+        let bytes = len.checked_mul(size_of::<T>())?.checked_add(ALIGN)?;
+        Layout::from_size_align(bytes, align_of::<T>()).ok()
     }
 }
 
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.len > 0 {
-            let layout = Self::layout(self.len).expect("it was allocated with this layout");
-            // SAFETY: `zeroed` allocated it with this layout, and nothing else frees it.
-            unsafe { dealloc(self.start.as_ptr().cast(), layout) }
-        }
+        let layout = Self::layout(self.len).expect("it was allocated with this layout");
+        // SAFETY: `zeroed` allocated it with this layout, and nothing else frees it.
+        unsafe { dealloc(self.memory.as_ptr(), layout) }
     }
 }
 
 impl<T: Plain> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: `len` initialised elements that this buffer owns (dangling and 0 when empty).
+        // SAFETY: `len` initialised elements that this buffer owns, aligned to a line.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -88,7 +91,7 @@ mod tests {
             let mut buffer = Buffer::<f32>::zeroed(len, "a test").unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&x| x == 0.0));
-            assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(ALIGN));
+            assert!(buffer.as_ptr().addr().is_multiple_of(ALIGN));
             buffer.fill(2.0);
             assert_eq!(buffer.iter().sum::<f32>(), 2.0 * len as f32);
         }

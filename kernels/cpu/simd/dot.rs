@@ -64,6 +64,8 @@ impl Panel<'_> {
         }
     }
 
+    // Loops over indices: what an iterator over an array of registers compiles to keeps them in memory.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn tile<S: Isa, const M: usize, const N: usize>(&mut self, isa: S, m: usize, n: usize) {
         let x = self.x[m * self.x_stride..][..(M - 1) * self.x_stride + self.k].as_ptr();
@@ -71,24 +73,31 @@ impl Panel<'_> {
         let mut sums = [[isa.splat(0.0); N]; M];
         let mut k = 0;
         while k < self.k {
-            // SAFETY: k is a multiple of eight below self.k, itself one; so each load ends within a row, and the rows
-            // lie within the two slices taken above.
-            unsafe {
-                let w: [S::V; N] = std::array::from_fn(|j| isa.load(w.add(j * self.k + k)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let x = isa.load(x.add(i * self.x_stride + k));
-                    for (sum, w) in sums.iter_mut().zip(w) {
-                        *sum = isa.fma(x, w, *sum);
-                    }
+            let mut columns = [isa.splat(0.0); N];
+            for j in 0..N {
+                // SAFETY: k is a multiple of eight below self.k, itself one; so the load ends within row j of N.
+                columns[j] = unsafe { isa.load(w.add(j * self.k + k)) };
+            }
+            for i in 0..M {
+                // SAFETY: likewise within row i of M.
+                let x = unsafe { isa.load(x.add(i * self.x_stride + k)) };
+                for j in 0..N {
+                    sums[i][j] = isa.fma(x, columns[j], sums[i][j]);
                 }
             }
             k += super::LANES;
         }
-        for (i, sums) in sums.iter().enumerate() {
+        for i in 0..M {
             let out = &mut self.out[(m + i) * self.out_stride + n..][..N];
-            for (out, sums) in out.chunks_mut(4).zip(sums.chunks(4)) {
-                let four = std::array::from_fn(|j| if j < sums.len() { sums[j] } else { isa.splat(0.0) });
-                out.copy_from_slice(&isa.sums(four)[..sums.len()]);
+            let mut j = 0;
+            while j < N {
+                let mut four = [isa.splat(0.0); 4];
+                let count = if N - j < 4 { N - j } else { 4 };
+                for l in 0..count {
+                    four[l] = sums[i][j + l];
+                }
+                out[j..j + count].copy_from_slice(&isa.sums(four)[..count]);
+                j += 4;
             }
         }
     }
