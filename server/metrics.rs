@@ -107,7 +107,7 @@ pub struct SequenceTimes {
     pub decode: Option<Duration>,
     /// First row to last token.
     pub inference: Option<Duration>,
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; 0 where it was never encoded, and its lengths then go unobserved.
     pub prompt_tokens: usize,
     /// Tokens that it produced.
     pub generation_tokens: usize,
@@ -341,8 +341,10 @@ impl Metrics {
         if let (Some(decode), 2..) = (times.decode, times.generation_tokens) {
             m.per_output_token.observe(decode.as_secs_f64() / (times.generation_tokens - 1) as f64);
         }
-        m.request_prompt.observe(times.prompt_tokens as f64);
-        m.request_generation.observe(times.generation_tokens as f64);
+        if times.prompt_tokens > 0 {
+            m.request_prompt.observe(times.prompt_tokens as f64);
+            m.request_generation.observe(times.generation_tokens as f64);
+        }
     }
 
     /// A request was not taken.
@@ -470,8 +472,8 @@ mod tests {
             ("request_decode_time_seconds", 4.0, 1.0),
             ("request_inference_time_seconds", 6.0, 1.0),
             ("request_time_per_output_token_seconds", 1.0, 1.0),
-            ("request_prompt_tokens", 11.0, 2.0),
-            ("request_generation_tokens", 5.0, 2.0),
+            ("request_prompt_tokens", 11.0, 1.0),
+            ("request_generation_tokens", 5.0, 1.0),
         ] {
             assert_eq!(value(&text, &format!("minisgl_{name}_sum{labels}")), sum, "{name}");
             assert_eq!(value(&text, &format!("minisgl_{name}_count{labels}")), count, "{name}");

@@ -58,8 +58,8 @@ pub enum Event {
     Refused(Refusal),
     /// Encoded, fits, waits for its turn.
     Queued {
-        /// Tokens of the prompt.
-        prompt_tokens: usize,
+        /// The prompt as encoded: its length is usage, and a completion's text goes on where its text ends.
+        prompt: Arc<[TokenId]>,
         /// When.
         at: Instant,
     },
@@ -101,7 +101,9 @@ pub enum FinishReason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It leaves no room for one output token.
-    #[error("the prompt has {tokens} tokens, and {limit} is the most that this server takes (context or K/V cache, less one token of output)")]
+    #[error(
+        "the prompt has {tokens} tokens, and {limit} is the most that this server takes (context or K/V cache, less one token of output)"
+    )]
     PromptTooLong {
         /// Its tokens.
         tokens: usize,
