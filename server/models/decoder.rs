@@ -17,7 +17,7 @@ pub struct Decoder<D: Device> {
     layers: Vec<Layer<D>>,
     /// `[hidden]`
     norm: D::Vector,
-    /// `[vocabulary, hidden]`, where it is not the embedding
+    /// `[vocabulary, hidden]`, this rank's rows, where they are not the embedding itself
     head: Option<D::Weight>,
     /// `[rotary_dim / 2]`
     inv_freq: D::Vector,
@@ -70,9 +70,10 @@ impl<D: Device> Decoder<D> {
             progress(i + 1, spec.layers());
         }
         let norm = loader.vector(&names.norm(), spec.hidden_size)?;
-        let head = match spec.tied {
-            true => None,
-            false => Some(loader.vocabulary_matrix(&names.head(), rank.rows())?),
+        let head = match (spec.tied, rank.of) {
+            (true, 1) => None,
+            (true, _) => Some(loader.vocabulary_matrix(&names.embedding(), rank.rows())?),
+            (false, _) => Some(loader.vocabulary_matrix(&names.head(), rank.rows())?),
         };
         Ok(Self { spec, embedding, layers, norm, head, inv_freq })
     }
@@ -128,3 +129,7 @@ impl<D: Device> Decoder<D> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "decoder_tests.rs"]
+mod tests;
