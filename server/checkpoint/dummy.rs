@@ -1,6 +1,6 @@
 //! Made-up tensors for `--dummy-weight`: which there are and what they hold, from the config alone.
 //!
-//! A value depends on the tensor's name and its place alone, so that every rank and every run sees the same model.
+//! A value depends on the tensor's name and its place in it alone, so that every rank and every run sees the same model.
 use std::borrow::Cow;
 
 use half::{bf16, f16};
@@ -65,38 +65,63 @@ pub(crate) fn bytes(config: &ModelConfig) -> u64 {
     (elements * dtype(config).block_bytes()) as u64
 }
 
-/// A tensor of this name and shape; an error where memory cannot hold it.
-pub(crate) fn tensor(config: &ModelConfig, name: &str, shape: &[usize]) -> Result<Tensor<'static>, String> {
-    let dtype = dtype(config);
-    let bytes = byte_len(dtype, shape)?;
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| format!("no memory for {bytes} bytes of made-up values"))?;
-    let values = Values { seed: seed(name), ones: name.ends_with("norm.weight") || name == "rope_freqs.weight" };
-    let count = (bytes / dtype.block_bytes()) as u64;
-    match dtype {
-        DType::F32 => (0..count).for_each(|i| data.extend_from_slice(&values.at(i).to_le_bytes())),
-        DType::F16 => (0..count).for_each(|i| data.extend_from_slice(&f16::from_f32(values.at(i)).to_le_bytes())),
-        _ => (0..count).for_each(|i| data.extend_from_slice(&bf16::from_f32(values.at(i)).to_le_bytes())),
-    }
-    Ok(Tensor { name: name.into(), dtype, shape: shape.into(), data: Cow::Owned(data) })
+/// Values that all made-up tensors of a model are cut from.
+///
+/// Made once: a model has up to thousands of millions of weights, and copying is some fifty times faster than making.
+pub(crate) struct Made {
+    dtype: DType,
+    /// [`VALUES`] elements of `dtype`.
+    table: Vec<u8>,
 }
 
-struct Values {
-    seed: u64,
-    ones: bool,
-}
+/// A prime: rows start at different places of the table, and none of a vocabulary equals another.
+const VALUES: usize = 1_048_573;
 
-impl Values {
-    fn at(&self, i: u64) -> f32 {
-        if self.ones {
-            return 1.0;
+impl Made {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let dtype = dtype(config);
+        let mut table = Vec::with_capacity(VALUES * dtype.block_bytes());
+        for i in 0..VALUES {
+            push(&mut table, dtype, value(i as u64));
         }
-        let bits = mix(self.seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        // The sum of four uniform numbers is near enough to normal; its variance is 4/12.
-        let sum: u32 = (0..4).map(|part| (bits >> (16 * part)) as u32 & 0xffff).sum();
-        let normal = (sum as f32 / 65_536.0 - 2.0) * 3.0f32.sqrt();
-        normal * STANDARD_DEVIATION
+        Self { dtype, table }
     }
+
+    /// A tensor of this name and shape; an error where memory cannot hold it.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'static>, String> {
+        let bytes = byte_len(self.dtype, shape)?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| format!("no memory for {bytes} bytes of made-up values"))?;
+        if name.ends_with("norm.weight") || name == "rope_freqs.weight" {
+            let mut one = Vec::new();
+            push(&mut one, self.dtype, 1.0);
+            data.extend(one.iter().cycle().take(bytes));
+        } else {
+            let start = (seed(name) % VALUES as u64) as usize * self.dtype.block_bytes();
+            let mut from = &self.table[start..];
+            while data.len() < bytes {
+                data.extend_from_slice(&from[..from.len().min(bytes - data.len())]);
+                from = &self.table;
+            }
+        }
+        Ok(Tensor { name: name.into(), dtype: self.dtype, shape: shape.into(), data: Cow::Owned(data) })
+    }
+}
+
+fn push(out: &mut Vec<u8>, dtype: DType, value: f32) {
+    match dtype {
+        DType::F32 => out.extend_from_slice(&value.to_le_bytes()),
+        DType::F16 => out.extend_from_slice(&f16::from_f32(value).to_le_bytes()),
+        _ => out.extend_from_slice(&bf16::from_f32(value).to_le_bytes()),
+    }
+}
+
+fn value(i: u64) -> f32 {
+    let bits = mix(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    // The sum of four uniform numbers is near enough to normal; its variance is 4/12.
+    let sum: u32 = (0..4).map(|part| (bits >> (16 * part)) as u32 & 0xffff).sum();
+    let normal = (sum as f32 / 65_536.0 - 2.0) * 3.0f32.sqrt();
+    normal * STANDARD_DEVIATION
 }
 
 /// FNV-1a.
@@ -119,8 +144,9 @@ mod tests {
     #[test]
     fn values_are_normal_enough_repeatable_and_differ_by_name() {
         let config = ModelConfig { dtype: Some(DType::F32), ..tiny_config() };
+        let made = Made::new(&config);
         let floats = |name: &str| -> Vec<f32> {
-            let tensor = tensor(&config, name, &[100, 200]).unwrap();
+            let tensor = made.tensor(name, &[100, 200]).unwrap();
             assert_eq!((tensor.dtype, tensor.data.len()), (DType::F32, 80_000));
             tensor.data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
         };
@@ -134,10 +160,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_longer_than_the_table_goes_around_it() {
+        let made = Made::new(&tiny_config());
+        let long = made.tensor("model.embed_tokens.weight", &[3, VALUES]).unwrap();
+        let (first, rest) = long.data.split_at(2 * VALUES);
+        assert!(first == &rest[..2 * VALUES] && first == &rest[2 * VALUES..]);
+        let mut sorted = first.to_vec();
+        let mut table = made.table.clone();
+        sorted.sort_unstable();
+        table.sort_unstable();
+        assert!(sorted == table, "every value once");
+    }
+
+    #[test]
     fn halves_are_written_in_the_config_s_type() {
         for (stated, made) in [(Some(DType::F16), DType::F16), (Some(DType::Q4_1), DType::BF16), (None, DType::BF16)] {
             let config = ModelConfig { dtype: stated, ..tiny_config() };
-            let tensor = tensor(&config, "model.norm.weight", &[3]).unwrap();
+            let tensor = Made::new(&config).tensor("model.norm.weight", &[3]).unwrap();
             assert_eq!(tensor.dtype, made);
             let one = if made == DType::F16 { f16::ONE.to_le_bytes() } else { bf16::ONE.to_le_bytes() };
             assert_eq!(tensor.data.as_ref(), one.repeat(3));
@@ -170,9 +209,10 @@ mod tests {
 
     #[test]
     fn what_memory_cannot_hold_is_an_error() {
-        let error = tensor(&tiny_config(), "model.norm.weight", &[1 << 40, 1 << 20]).unwrap_err();
+        let made = Made::new(&tiny_config());
+        let error = made.tensor("model.norm.weight", &[1 << 40, 1 << 20]).unwrap_err();
         assert!(error.contains("no memory"), "{error}");
-        let error = tensor(&tiny_config(), "model.norm.weight", &[1 << 40, 1 << 40]).unwrap_err();
+        let error = made.tensor("model.norm.weight", &[1 << 40, 1 << 40]).unwrap_err();
         assert!(error.contains("overflows"), "{error}");
     }
 }

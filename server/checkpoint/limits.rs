@@ -30,16 +30,16 @@ pub(crate) fn check_heads(path: &Path, config: &ModelConfig, names: &Names<'_>) 
         let why = format!("must be stated: {hidden_size} elements cannot be split over {heads} heads");
         return Err(CheckpointError::field(path, names.head_dim, why));
     }
-    if head_dim > MAX_HEAD_DIM || head_dim % 2 != 0 {
+    if head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(2) {
         let why = format!("{head_dim} must be even and at most {MAX_HEAD_DIM}");
         return Err(CheckpointError::field(path, names.head_dim, why));
     }
-    if kv_heads > heads || heads % kv_heads != 0 {
+    if kv_heads > heads || !heads.is_multiple_of(kv_heads) {
         let why = format!("{kv_heads} must divide {} ({heads})", names.heads);
         return Err(CheckpointError::field(path, names.kv_heads, why));
     }
     let dim = config.rope.dim;
-    if dim == 0 || dim > head_dim || dim % 2 != 0 {
+    if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
         let why = format!("{dim} rotated elements must be even, more than 0 and at most {head_dim}");
         return Err(CheckpointError::field(path, names.rope_dim, why));
     }

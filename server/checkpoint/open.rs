@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{GenerationConfig, ModelConfig};
-use crate::dummy;
+use crate::dummy::{self, Made};
 use crate::error::CheckpointError;
 use crate::gguf::Gguf;
 use crate::hf;
@@ -21,7 +21,7 @@ pub struct OpenOptions {
 
 enum Weights {
     Closed,
-    Made,
+    Made(Made),
     Shards(Shards),
     /// In the GGUF file itself.
     Gguf,
@@ -51,7 +51,7 @@ impl Checkpoint {
         let mut config = hf::model_config(&path.join("config.json"), &raw)?;
         let weights = match options {
             OpenOptions { weights: false, .. } => Weights::Closed,
-            OpenOptions { dummy_weights: true, .. } => Weights::Made,
+            OpenOptions { dummy_weights: true, .. } => Weights::Made(Made::new(&config)),
             _ => {
                 let shards = Shards::open(path, &config.tensor_prefix)?;
                 if config.tensor_prefix == hf::NESTED_PREFIX {
@@ -67,12 +67,12 @@ impl Checkpoint {
 
     fn open_gguf(path: &Path, options: OpenOptions) -> Result<Self, CheckpointError> {
         let gguf = Gguf::open(path)?;
+        let (config, generation) = (gguf.config()?, gguf.generation()?);
         let weights = match options {
             OpenOptions { weights: false, .. } => Weights::Closed,
-            OpenOptions { dummy_weights: true, .. } => Weights::Made,
+            OpenOptions { dummy_weights: true, .. } => Weights::Made(Made::new(&config)),
             _ => Weights::Gguf,
         };
-        let (config, generation) = (gguf.config()?, gguf.generation()?);
         Ok(Self { path: path.to_path_buf(), config, generation, gguf: Some(gguf), weights })
     }
 
@@ -120,8 +120,8 @@ impl Checkpoint {
         match (&self.weights, &self.gguf) {
             (Weights::Closed, _) => Err(wrong("the checkpoint was opened without weights".into())),
             (Weights::Shards(shards), _) => shards.tensor(name, shape),
-            (Weights::Made, _) if !self.has(name) => Err(wrong("the model has no such tensor".into())),
-            (Weights::Made, _) => dummy::tensor(&self.config, name, shape).map_err(wrong),
+            (Weights::Made(_), _) if !self.has(name) => Err(wrong("the model has no such tensor".into())),
+            (Weights::Made(made), _) => made.tensor(name, shape).map_err(wrong),
             (Weights::Gguf, Some(gguf)) => gguf.tensor(name, shape),
             (Weights::Gguf, None) => unreachable!("only a GGUF file has its weights within"),
         }

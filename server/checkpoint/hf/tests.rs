@@ -189,3 +189,26 @@ fn sampling_out_of_range_is_named() {
         assert!(error.contains(expected), "{error}\n  lacks: {expected}");
     }
 }
+
+#[test]
+fn no_value_of_any_field_panics() {
+    let odd = json!([null, true, -1, 0, 1, 2, 3, 0.5, 1e308, u64::MAX, "", "x", [], [null], {}, {"a": {}}]);
+    let fields = "architectures model_type text_config hidden_size num_hidden_layers num_attention_heads \
+        num_key_value_heads head_dim intermediate_size vocab_size max_position_embeddings rms_norm_eps rope_theta \
+        rope_scaling rope_parameters partial_rotary_factor sliding_window use_sliding_window max_window_layers layer_types \
+        attention_bias mlp_bias tie_word_embeddings hidden_act dtype torch_dtype quantization_config \
+        original_max_position_embeddings eos_token_id bos_token_id do_sample temperature top_k top_p min_p";
+    let rope = "rope_type type factor low_freq_factor high_freq_factor original_max_position_embeddings attention_factor \
+        beta_fast beta_slow mscale mscale_all_dim truncate rope_theta partial_rotary_factor";
+    for value in odd.as_array().unwrap() {
+        for field in fields.split_whitespace() {
+            let _ = read_with(json!({field: value}));
+            let _ = generation(json!({field: value}), Some(json!({field: value})));
+        }
+        for (field, kind) in rope.split_whitespace().flat_map(|f| ["linear", "llama3", "yarn"].map(|kind| (f, kind))) {
+            let mut scaling = json!({"rope_type": kind, "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4});
+            scaling[field] = value.clone();
+            let _ = read_with(json!({"rope_scaling": scaling}));
+        }
+    }
+}
