@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use super::{Outcome, load};
+use super::{Failed, Outcome, load};
 
 /// mini-sglang's bound: its benchmarks draw token ids from 0 to 10,000.
 const LARGEST_ID: u32 = 10_000;
@@ -88,7 +88,7 @@ pub(crate) fn batched(settings: &BenchBatchedSettings) -> Outcome {
 }
 
 /// Seconds to the last first token, and from there to the end.
-fn phases(llm: &Llm, prompts: Vec<Vec<u32>>, output: usize) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+fn phases(llm: &Llm, prompts: Vec<Vec<u32>>, output: usize) -> Result<(f64, f64), Failed> {
     let params = SamplingParams { temperature: 0.0, max_tokens: output, ignore_eos: true, ..SamplingParams::default() };
     let mut started_tokens = vec![0_usize; prompts.len()];
     let mut without_token = prompts.len();
@@ -115,7 +115,7 @@ fn phases(llm: &Llm, prompts: Vec<Vec<u32>>, output: usize) -> Result<(f64, f64)
 }
 
 /// A first small run touches weights and buffers, so that the measured one does not pay for it.
-fn warm_up(llm: &Llm, random: &mut StdRng) -> Result<(), Box<dyn std::error::Error>> {
+fn warm_up(llm: &Llm, random: &mut StdRng) -> Result<(), Failed> {
     let room = llm.capacity().longest_sequence();
     let params = SamplingParams { temperature: 0.0, max_tokens: 4, ignore_eos: true, ..SamplingParams::default() };
     let input = 32.min(room.saturating_sub(4)).max(1);
@@ -133,7 +133,7 @@ fn random_prompt(random: &mut StdRng, llm: &Llm, tokens: usize) -> Vec<u32> {
 }
 
 /// A length that would be clamped would make the figures mean something else.
-fn fits(llm: &Llm, input: usize, output: usize) -> Result<(), Box<dyn std::error::Error>> {
+fn fits(llm: &Llm, input: usize, output: usize) -> Result<(), Failed> {
     let room = llm.capacity().longest_sequence();
     if input + output > room {
         return Err(format!(

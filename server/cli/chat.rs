@@ -9,14 +9,14 @@ use minisgl_config::{EngineSettings, ShellSettings};
 use minisgl_tokenizer::ChatMessage;
 use rustyline::error::ReadlineError;
 
-use super::{Outcome, load};
+use super::{Failed, Outcome, load};
 
 const HELP: &str = "/reset starts a new conversation, /exit (or Ctrl-D) leaves";
 
 /// Runs until `/exit` or the end of input.
 pub(crate) fn run(engine: &EngineSettings, shell: &ShellSettings) -> Outcome {
     let llm = load::load(engine)?;
-    eprintln!("{} on {}. {HELP}.", llm.name(), llm.device());
+    eprintln!("{} on {}. {HELP}.", llm.model().id, llm.device());
     let mut input = Input::new()?;
     let mut history: Vec<ChatMessage> = Vec::new();
     while let Some(line) = input.line()? {
@@ -42,7 +42,7 @@ pub(crate) fn run(engine: &EngineSettings, shell: &ShellSettings) -> Outcome {
 }
 
 /// Prints the answer as it comes, and returns it.
-fn answer(llm: &Llm, history: &[ChatMessage], shell: &ShellSettings) -> Result<String, Box<dyn std::error::Error>> {
+fn answer(llm: &Llm, history: &[ChatMessage], shell: &ShellSettings) -> Result<String, Failed> {
     let params = SamplingParams {
         temperature: shell.temperature as f32,
         top_k: shell.top_k,
@@ -81,7 +81,7 @@ impl Input {
     }
 
     /// The next line, or `None` at the end. Ctrl-C drops the line that is being typed.
-    fn line(&mut self) -> Result<Option<String>, Box<dyn std::error::Error>> {
+    fn line(&mut self) -> Result<Option<String>, Failed> {
         match self {
             Self::Pipe(lines) => Ok(lines.next().transpose()?),
             Self::Terminal(editor) => loop {

@@ -12,7 +12,7 @@ use minisgl_loadgen::{ConsoleOptions, RunReport};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Outcome, serve};
+use super::{Failed, Outcome, serve};
 
 const QUESTION: &str = "What is the capital of Japan?";
 
@@ -59,7 +59,7 @@ impl Ready {
 }
 
 /// The question and the trace; whether every run has answers.
-fn show(ready: &Ready, started: Instant) -> Result<bool, Box<dyn std::error::Error>> {
+fn show(ready: &Ready, started: Instant) -> Result<bool, Failed> {
     println!("\n> {QUESTION}");
     let first = Instant::now();
     let tokens = ask(ready)?;
@@ -71,7 +71,7 @@ fn show(ready: &Ready, started: Instant) -> Result<bool, Box<dyn std::error::Err
 }
 
 /// Streams the answer to stdout; how many tokens it had.
-fn ask(ready: &Ready) -> Result<u64, Box<dyn std::error::Error>> {
+fn ask(ready: &Ready) -> Result<u64, Failed> {
     let body = json!({
         "model": ready.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 64,
         "stream": true, "stream_options": {"include_usage": true},

@@ -51,7 +51,10 @@ enum BenchCommand {
 }
 
 /// What a command ends with; the error is printed, and the exit code is 1.
-type Outcome = Result<ExitCode, Box<dyn Error>>;
+type Outcome = Result<ExitCode, Failed>;
+
+/// Any error: it may have crossed a thread.
+type Failed = Box<dyn Error + Send + Sync>;
 
 /// Parses, runs, and turns the outcome into an exit code: 0, 1 for an error, 2 for bad flags.
 pub(crate) fn main() -> ExitCode {
@@ -122,7 +125,6 @@ where
         mut writer: tracing_subscriber::fmt::format::Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> std::fmt::Result {
-        use std::fmt::Write;
         write!(writer, "[{}] ", std::process::id())?;
         self.0.format_event(context, writer, event)
     }

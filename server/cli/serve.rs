@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use minisgl::health::Health;
 use minisgl::http::{self, ServeOptions};
-use minisgl::llm::{Llm, LoadError};
+use minisgl::llm::Llm;
 use minisgl::metrics::Metrics;
 use minisgl_config::ServeSettings;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{Outcome, chat, load};
+use super::{Failed, Outcome, chat, load};
 
 /// Serves until SIGTERM or SIGINT, and drains; or runs the shell.
 pub(crate) fn run(settings: ServeSettings) -> Outcome {
@@ -28,7 +28,7 @@ pub(crate) fn serve(
     settings: ServeSettings,
     stop: Option<mpsc::Receiver<()>>,
     ready: impl FnOnce(&Llm, SocketAddr),
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
     runtime.block_on(async {
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
@@ -36,7 +36,9 @@ pub(crate) fn serve(
             format!("cannot listen on {address} (--host, --port): {error}; is another server running there?")
         })?;
         let health = Health::default();
-        let metrics = Metrics::new(settings.metrics_prefix, &load::served_name(&settings));
+        let name = settings.served_model_name.clone();
+        let name = name.unwrap_or_else(|| minisgl_checkpoint::name_of(&settings.engine.model));
+        let metrics = Metrics::new(settings.metrics_prefix, &name);
         let stop = match stop {
             Some(stop) => stop,
             None => http::signals()?,
@@ -49,7 +51,7 @@ pub(crate) fn serve(
             write_timeout: settings.write_timeout,
             stop,
         };
-        let loading = move || -> Result<Llm, LoadError> { load::load_for(&settings, health, metrics) };
+        let loading = move || load::load_with(&settings.engine, Some(name), health, Some(metrics));
         http::serve(options, loading, ready).await?;
         Ok(())
     })

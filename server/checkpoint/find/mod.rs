@@ -106,6 +106,19 @@ pub fn find(options: &FindOptions<'_>) -> Result<Found, FindError> {
     find_in(options, &Places::from_env())
 }
 
+/// The name that [`find`] would give the model, without fetching anything: for what must be named before it is loaded.
+/// A model that cannot be found is named as it was asked for.
+pub fn name_of(model: &str) -> String {
+    if alias::table().contains_key(model) {
+        return model.into();
+    }
+    let path = Places::from_env().expand(model);
+    if path.exists() {
+        return found_path(path).name;
+    }
+    HubId::parse(model).map_or_else(|| model.into(), |id| id.repository)
+}
+
 fn find_in(options: &FindOptions<'_>, places: &Places) -> Result<Found, FindError> {
     let model = options.model;
     let aliases = alias::table();
