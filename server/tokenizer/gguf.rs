@@ -27,8 +27,11 @@ pub(crate) fn build(source: GgufTokenizer) -> Result<Inner, TokenizerError> {
     build_unnamed(source).map_err(|why| TokenizerError::file(&path, why))
 }
 
-fn build_unnamed(source: GgufTokenizer) -> Result<Inner, String> {
+fn build_unnamed(mut source: GgufTokenizer) -> Result<Inner, String> {
     check_lengths(&source)?;
+    if source.model == "llama" {
+        number_special_tokens(&mut source);
+    }
     let template = source.chat_template.as_ref().map(|template| {
         let text = |id: Option<TokenId>| id.map(|id| source.tokens[id as usize].clone());
         let named = [
@@ -88,6 +91,15 @@ fn role(token_type: i32) -> Role {
         USER_DEFINED | UNUSED | BYTE => Role::Other,
         _ => Role::Ordinary,
     }
+}
+
+/// Where the file does not say, unknown, BOS and EOS are what SentencePiece's trainer numbers them.
+fn number_special_tokens(source: &mut GgufTokenizer) {
+    let default = |id: usize| (role(token_type(source, id)) == Role::Special).then_some(id as TokenId);
+    let (unk, bos, eos) = (default(0), default(1), default(2));
+    source.unk = source.unk.or(unk);
+    source.bos = source.bos.or(bos);
+    source.eos = source.eos.or(eos);
 }
 
 /// The tokens around an encoded text; `default_bos` is what holds where the file does not say.
@@ -153,18 +165,10 @@ fn merges(merges: &[String], tokens: &Vocab) -> Result<Merges, String> {
     merges.iter().enumerate().map(pair).collect()
 }
 
-fn sentencepiece(mut source: GgufTokenizer, template: Option<ChatTemplate>) -> Result<Inner, String> {
+fn sentencepiece(source: GgufTokenizer, template: Option<ChatTemplate>) -> Result<Inner, String> {
     if source.scores.is_empty() {
         return Err("tokenizer.ggml.scores is missing: SentencePiece merges by score".into());
     }
-    // What SentencePiece's trainer numbers them, where the file does not say.
-    let default = |id: Option<TokenId>, number: usize, source: &GgufTokenizer| {
-        id.or_else(|| (role(token_type(source, number)) == Role::Special).then_some(number as TokenId))
-    };
-    source.unk = default(source.unk, 0, &source);
-    source.bos = default(source.bos, 1, &source);
-    source.eos = default(source.eos, 2, &source);
-
     let add_space_prefix = source.add_space_prefix.unwrap_or(true);
     let mut parts = Parts { unknown: source.unk, add_space_prefix, ..Parts::default() };
     let mut vocabulary = Vocabulary::default();
@@ -212,7 +216,7 @@ fn sentencepiece(mut source: GgufTokenizer, template: Option<ChatTemplate>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Tokenizer, TokenizerSource};
+    use crate::{AddSpecial, ChatOptions, Tokenizer, TokenizerSource};
 
     fn small() -> GgufTokenizer {
         GgufTokenizer {
@@ -241,7 +245,8 @@ mod tests {
 
     #[test]
     fn metadata_that_cannot_be_is_named() {
-        let cases: [(fn(&mut GgufTokenizer), &[&str]); 10] = [
+        type Case = (fn(&mut GgufTokenizer), &'static [&'static str]);
+        let cases: [Case; 10] = [
             (|s| s.pre = Some("tulu".into()), &["model.gguf", "tokenizer.ggml.pre 'tulu'", "llama-bpe", "smollm"]),
             (|s| s.model = "bert".into(), &["tokenizer.ggml.model 'bert'", "gpt2", "llama"]),
             (|s| s.merges.push("a c".into()), &["merges[1] 'a c'", "'c'"]),
@@ -269,5 +274,47 @@ mod tests {
         source.scores = vec![0.0; 4];
         source.token_types[2] = BYTE;
         assert!(why(source).contains("tokens[2] 'ab' is a byte token"));
+    }
+
+    #[test]
+    fn sentencepiece_special_tokens_have_their_usual_numbers() {
+        let mut source = small();
+        source.model = "llama".into();
+        source.tokens = ["<unk>", "<s>", "</s>", "▁a"].map(str::to_owned).to_vec();
+        source.token_types = vec![UNKNOWN, CONTROL, CONTROL, 1];
+        source.scores = vec![0.0; 4];
+        source.merges.clear();
+        source.eos = None;
+        source.chat_template = Some("{{ bos_token }}{{ eos_token }}".into());
+        let tokenizer = Tokenizer::new(TokenizerSource::Gguf(source)).unwrap();
+        assert_eq!(tokenizer.encode("b b", AddSpecial::Yes).unwrap(), [1, 0], "unknown characters are one token");
+        assert_eq!(tokenizer.eos_token_id(), Some(2));
+        assert_eq!(tokenizer.render_chat(&[], &ChatOptions::default()).unwrap(), "<s></s>");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn metadata_made_at_random_does_no_harm(
+            llama: bool,
+            tokens in proptest::collection::vec("[ab▁Ġ <x>é]{0,4}", 1..20),
+            types in proptest::collection::vec(0..8i32, 0..20),
+            scores in proptest::collection::vec(proptest::num::f32::ANY, 20),
+            merges in proptest::collection::vec("[ab]{1,2} ?[ab]{0,2}", 0..3),
+            text in "[ab▁ <x>é]{0,20}",
+            seed: u64,
+        ) {
+            let mut source = small();
+            source.model = if llama { "llama" } else { "gpt2" }.into();
+            source.token_types = (0..tokens.len()).map(|i| types.get(i).copied().unwrap_or(1)).collect();
+            source.scores = scores[..tokens.len()].to_vec();
+            (source.tokens, source.merges, source.eos) = (tokens, merges, None);
+            if let Ok(tokenizer) = Tokenizer::new(TokenizerSource::Gguf(source)) {
+                let ids = tokenizer.encode(&text, AddSpecial::Yes).unwrap();
+                tokenizer.decode(&ids, true);
+                let _ = tokenizer.exact_prompt(5, || seed);
+            }
+        }
     }
 }

@@ -266,3 +266,62 @@ impl WholeTokens {
         tokens.iter().find(|(text, _)| text == token).map(|&(_, id)| id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, followed to the letter.
+    fn by_definition(pieces: &[(String, TokenId, f32)], unknown: TokenId, text: &str) -> Vec<TokenId> {
+        let find = |text: &str| pieces.iter().rev().find(|(piece, ..)| piece == text);
+        let mut symbols: Vec<String> = text.chars().map(String::from).collect();
+        loop {
+            let mut best: Option<(f32, usize)> = None;
+            for (at, pair) in symbols.windows(2).enumerate() {
+                if let Some(&(_, _, score)) = find(&pair.concat())
+                    && best.is_none_or(|(highest, _)| score > highest)
+                {
+                    best = Some((score, at));
+                }
+            }
+            let Some((_, at)) = best else { break };
+            let right = symbols.remove(at + 1);
+            symbols[at] += &right;
+        }
+        let mut ids: Vec<TokenId> =
+            symbols.iter().map(|symbol| find(symbol).map_or(unknown, |&(_, id, _)| id)).collect();
+        ids.dedup_by(|a, b| *a == unknown && *b == unknown);
+        ids
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Few scores, so that many are equal; half of the vocabularies have pieces that cross words.
+        #[test]
+        fn merges_by_the_definition(
+            pieces in prop::collection::btree_map("▁{0,2}[abc]{1,4}|▁{1,3}", 0u8..4, 1..25),
+            crossing in prop::option::of("[ab]▁[ab]?"),
+            text in "[abcd ]{0,30}",
+            add_space_prefix: bool,
+        ) {
+            let names = pieces.into_iter().chain(crossing.map(|piece| (piece, 9)));
+            let pieces: Vec<_> = names.enumerate().map(|(id, (piece, score))| (piece, id as TokenId, f32::from(score))).collect();
+            let unknown = 99;
+            let parts = Parts { pieces: pieces.clone(), unknown: Some(unknown), add_space_prefix, ..Parts::default() };
+            let escaped = format!("{}{text}", if add_space_prefix && !text.is_empty() { " " } else { "" }).replace(' ', "▁");
+            prop_assert_eq!(SentencePiece::new(parts).encode(&text), by_definition(&pieces, unknown, &escaped));
+        }
+    }
+
+    #[test]
+    fn whole_tokens_are_the_leftmost_and_of_those_the_longest() {
+        let whole = [("<a>", 1), ("<a>b", 2), ("c<", 3), ("", 9)].map(|(text, id)| (text.to_owned(), id)).to_vec();
+        let model = SentencePiece::new(Parts { whole, unknown: Some(0), ..Parts::default() });
+        assert_eq!(model.encode("<a>b<a>c<a>"), [2, 1, 3, 0]);
+        assert_eq!(model.encode("é<a>é"), [0, 1, 0]);
+        assert_eq!(model.token_to_id("<a>b"), Some(2));
+        assert_eq!(model.token_to_id(""), None);
+    }
+}
