@@ -107,35 +107,71 @@ impl fmt::Display for DType {
     }
 }
 
-/// Applies a block's formula to each block of a row.
-#[inline(always)]
-fn blocks<const BYTES: usize, const LEN: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    dequantize: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
-) {
-    for (block, y) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<LEN>().0) {
-        dequantize(block, y);
-    }
-}
-
-/// A little-endian half at a block's byte `at`.
-#[inline(always)]
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
-}
-
 /// The values of one row: `bytes` is `dtype.row_bytes(out.len())` long. Exact: GGUF's own formula in f32.
 ///
 /// # Panics
 /// Where the lengths do not fit.
 pub fn dequantize_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    dequantize_row_inline(dtype, bytes, out);
+    dequantize_row_by(Plain, dtype, bytes, out);
+}
+
+/// How small numbers become f32, eight at a time: by arithmetic here, by instructions where a device has them.
+pub(crate) trait Widen: Copy {
+    /// IEEE binary16.
+    fn half(self, h: u16) -> f32;
+    /// Eight little-endian halves.
+    fn halves(self, h: &[u8; 16], out: &mut [f32; 8]);
+    /// `q * d`
+    fn times(self, q: &[i8; 8], d: f32, out: &mut [f32; 8]);
+    /// `q * d + m`, rounded twice.
+    fn times_plus(self, q: &[i8; 8], d: f32, m: f32, out: &mut [f32; 8]);
+}
+
+/// By arithmetic.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+impl Widen for Plain {
+    #[inline(always)]
+    fn half(self, h: u16) -> f32 {
+        f16_to_f32(h)
+    }
+
+    #[inline(always)]
+    fn halves(self, h: &[u8; 16], out: &mut [f32; 8]) {
+        for (y, h) in out.iter_mut().zip(h.as_chunks::<2>().0) {
+            *y = f16_to_f32(u16::from_le_bytes(*h));
+        }
+    }
+
+    #[inline(always)]
+    fn times(self, q: &[i8; 8], d: f32, out: &mut [f32; 8]) {
+        out.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * d);
+    }
+
+    #[inline(always)]
+    fn times_plus(self, q: &[i8; 8], d: f32, m: f32, out: &mut [f32; 8]) {
+        out.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * d + m);
+    }
+}
+
+/// A quantised format: blocks of small integers, and for every few of them a scale and perhaps a minimum.
+trait Format {
+    /// The format.
+    const DTYPE: DType;
+    /// Elements that share a scale.
+    const SHARE: usize;
+    /// Whether there is a minimum to add.
+    const MIN: bool;
+    /// The integers of a block, into the first of `q`.
+    fn unpack(block: &[u8], q: &mut [i8; 256]);
+    /// Scale and minimum of the block's share `s`; `half` reads the half at a byte of the block.
+    fn scale(block: &[u8], s: usize, half: impl Fn(usize) -> f32) -> (f32, f32);
 }
 
 /// [`dequantize_row`] for inlining into a caller that is compiled for more vector instructions than the crate is.
 #[inline(always)]
-pub(crate) fn dequantize_row_inline(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+pub(crate) fn dequantize_row_by<W: Widen>(widen: W, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(Some(bytes.len()), dtype.row_bytes(out.len()), "bytes of {} elements of {dtype}", out.len());
     match dtype {
         DType::F32 => {
@@ -144,8 +180,11 @@ pub(crate) fn dequantize_row_inline(dtype: DType, bytes: &[u8], out: &mut [f32])
             }
         }
         DType::F16 => {
-            for (y, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *y = f16_to_f32(u16::from_le_bytes(*b));
+            let (eights, rest) = out.as_chunks_mut::<8>();
+            let (halves, rest_bytes) = bytes.as_chunks::<16>();
+            eights.iter_mut().zip(halves).for_each(|(y, h)| widen.halves(h, y));
+            for (y, b) in rest.iter_mut().zip(rest_bytes.as_chunks::<2>().0) {
+                *y = widen.half(u16::from_le_bytes(*b));
             }
         }
         DType::BF16 => {
@@ -153,13 +192,33 @@ pub(crate) fn dequantize_row_inline(dtype: DType, bytes: &[u8], out: &mut [f32])
                 *y = bf16_to_f32(u16::from_le_bytes(*b));
             }
         }
-        DType::Q4_0 => blocks(bytes, out, legacy::q4_0),
-        DType::Q4_1 => blocks(bytes, out, legacy::q4_1),
-        DType::Q5_0 => blocks(bytes, out, legacy::q5_0),
-        DType::Q5_1 => blocks(bytes, out, legacy::q5_1),
-        DType::Q8_0 => blocks(bytes, out, legacy::q8_0),
-        DType::Q4_K => blocks(bytes, out, k_quants::q4_k),
-        DType::Q5_K => blocks(bytes, out, k_quants::q5_k),
-        DType::Q6_K => blocks(bytes, out, k_quants::q6_k),
+        DType::Q4_0 => blocks::<legacy::Q4_0, W>(widen, bytes, out),
+        DType::Q4_1 => blocks::<legacy::Q4_1, W>(widen, bytes, out),
+        DType::Q5_0 => blocks::<legacy::Q5_0, W>(widen, bytes, out),
+        DType::Q5_1 => blocks::<legacy::Q5_1, W>(widen, bytes, out),
+        DType::Q8_0 => blocks::<legacy::Q8_0, W>(widen, bytes, out),
+        DType::Q4_K => blocks::<k_quants::Q4_K, W>(widen, bytes, out),
+        DType::Q5_K => blocks::<k_quants::Q5_K, W>(widen, bytes, out),
+        DType::Q6_K => blocks::<k_quants::Q6_K, W>(widen, bytes, out),
+    }
+}
+
+/// Every block of a row. In two stages, since integers unpack sixteen or more at a time, and widen by eight.
+#[inline(always)]
+fn blocks<F: Format, W: Widen>(widen: W, bytes: &[u8], out: &mut [f32]) {
+    let mut q = [0; 256];
+    let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
+    for (block, y) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(len)) {
+        F::unpack(block, &mut q);
+        let half = |at: usize| widen.half(u16::from_le_bytes([block[at], block[at + 1]]));
+        for (s, (y, q)) in y.chunks_exact_mut(F::SHARE).zip(q.chunks_exact(F::SHARE)).enumerate() {
+            let (d, m) = F::scale(block, s, half);
+            for (y, q) in y.as_chunks_mut::<8>().0.iter_mut().zip(q.as_chunks::<8>().0) {
+                match F::MIN {
+                    true => widen.times_plus(q, d, m, y),
+                    false => widen.times(q, d, y),
+                }
+            }
+        }
     }
 }

@@ -9,8 +9,11 @@
 //!   dtype.rs      number formats and their block layouts; dequantisation of a row
 //!   sampling.rs   logits + parameters -> token, a pure function
 //!   mmap.rs       read-only file mappings
-//!   reference/    what each operation means: plain loops in f32
+//!   reference/    what each operation means: plain loops
 //!   cpu/          the same operations, threaded and vectorised
+//!   host/         what devices in the host's memory share: buffers, cut tensors, a staged step, the K/V cache
+//!   math.rs narrow.rs memory.rs   e^x and gates; half precision; memory that is left
+//!   golden/       values that gguf and torch computed, for the tests
 //! ```
 pub mod cpu;
 pub mod device;

@@ -25,3 +25,19 @@ impl Deref for MappedFile {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_its_bytes_and_a_missing_one_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        assert!(MappedFile::open(&path).is_err());
+        std::fs::write(&path, b"sixteen bytes...").unwrap();
+        assert_eq!(&MappedFile::open(&path).unwrap()[..], b"sixteen bytes...");
+        std::fs::write(&path, b"").unwrap();
+        assert!(MappedFile::open(&path).unwrap().is_empty());
+    }
+}

@@ -4,7 +4,7 @@ use super::simd::{Isa, Kernel, Panel, padded};
 use super::tensor::round;
 use super::workers::{Scratch, Workers};
 use crate::device::{DeviceError, Shard, TensorView};
-use crate::dtype::{DType, dequantize_row_inline};
+use crate::dtype::{DType, Widen, dequantize_row_by};
 use crate::host::{self, Part, Shared};
 
 /// Rows of a panel come in multiples of this, which every tile's width divides.
@@ -31,10 +31,10 @@ impl Weight {
 
     /// One row, widened.
     #[inline(always)]
-    pub(super) fn read_row(&self, mut row: usize, out: &mut [f32]) {
+    pub(super) fn read_row(&self, widen: impl Widen, mut row: usize, out: &mut [f32]) {
         for part in &self.parts {
             if row < part.rows {
-                return dequantize_row_inline(part.dtype, part.row(row), out);
+                return dequantize_row_by(widen, part.dtype, part.row(row), out);
             }
             row -= part.rows;
         }
@@ -114,7 +114,7 @@ impl Kernel for PanelTask<'_> {
         let (columns, k) = (w.columns, padded(w.columns));
         let [panel, products] = self.scratch.slices([n * k, TOKENS * n]);
         for (i, panel) in panel.chunks_exact_mut(k).take(n).enumerate() {
-            w.read_row(row + i, &mut panel[..columns]);
+            w.read_row(isa, row + i, &mut panel[..columns]);
             panel[columns..].fill(0.0);
         }
         for first in (0..m).step_by(TOKENS) {

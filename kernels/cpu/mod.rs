@@ -38,7 +38,7 @@ use crate::device::{
     Activation, Attend, Device, DeviceError, KvShape, Limits, Norm, RopeStore, RowError, SampleRow, Shard, Step,
     StepKey, TensorView, TokenId,
 };
-use crate::dtype::DType;
+use crate::dtype::{DType, Plain};
 use crate::host::{self, Buffer, KvCache, Place, Shared, Source, Staged};
 use crate::sampling;
 
@@ -205,7 +205,7 @@ impl Device for Cpu {
             assert!(token < table.rows, "token {token} of a vocabulary of {}", table.rows);
             // SAFETY: a token's row is its task's alone.
             let out = unsafe { out.part(t * stride, table.columns) };
-            table.read_row(token, out);
+            table.read_row(Plain, token, out);
             round(dtype, out);
         });
     }

@@ -28,7 +28,8 @@ fn main() {
     println!("{}", cpu.name());
     cpu.reserve(LIMITS, VOCABULARY).expect("memory");
     let pages = LIMITS.slots * 1024 / PAGE;
-    cpu.kv_cache(KvShape { layers: LAYERS, pages, page_size: PAGE, kv_heads: KV_HEADS, head_dim: DIM }).expect("memory");
+    cpu.kv_cache(KvShape { layers: LAYERS, pages, page_size: PAGE, kv_heads: KV_HEADS, head_dim: DIM })
+        .expect("memory");
     matrices(&mut cpu);
     let mut model = Model::random(&mut cpu);
     for (batch, context) in [(1, 16), (1, 512), (8, 128), (32, 128)] {

@@ -2,6 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::{Isa, Kernel, LANES};
+use crate::dtype::Widen;
 
 /// The proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +14,42 @@ impl Avx2 {
         let has =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         has.then_some(Self(()))
+    }
+}
+
+impl Avx2 {
+    /// Eight small integers as f32.
+    #[inline(always)]
+    fn integers(self, q: &[i8; LANES]) -> __m256 {
+        // SAFETY: `self` proves AVX2; eight bytes are readable.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(q.as_ptr().cast()))) }
+    }
+}
+
+impl Widen for Avx2 {
+    #[inline(always)]
+    fn half(self, h: u16) -> f32 {
+        // SAFETY: `self` proves F16C.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(h)))) }
+    }
+
+    #[inline(always)]
+    fn halves(self, h: &[u8; 16], out: &mut [f32; LANES]) {
+        // SAFETY: `self` proves F16C; sixteen bytes are readable.
+        self.store(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(h.as_ptr().cast())) }, out);
+    }
+
+    #[inline(always)]
+    fn times(self, q: &[i8; LANES], d: f32, out: &mut [f32; LANES]) {
+        // SAFETY: `self` proves AVX2.
+        self.store(unsafe { _mm256_mul_ps(self.integers(q), self.splat(d)) }, out);
+    }
+
+    #[inline(always)]
+    fn times_plus(self, q: &[i8; LANES], d: f32, m: f32, out: &mut [f32; LANES]) {
+        // Not fused: a weight is what its format says, to the bit.
+        // SAFETY: `self` proves AVX2.
+        self.store(unsafe { _mm256_add_ps(_mm256_mul_ps(self.integers(q), self.splat(d)), self.splat(m)) }, out);
     }
 }
 

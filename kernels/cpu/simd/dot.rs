@@ -93,9 +93,7 @@ impl Panel<'_> {
             while j < N {
                 let mut four = [isa.splat(0.0); 4];
                 let count = if N - j < 4 { N - j } else { 4 };
-                for l in 0..count {
-                    four[l] = sums[i][j + l];
-                }
+                four[..count].copy_from_slice(&sums[i][j..j + count]);
                 out[j..j + count].copy_from_slice(&isa.sums(four)[..count]);
                 j += 4;
             }

@@ -8,6 +8,8 @@ mod portable;
 
 pub(super) use dot::Panel;
 
+use crate::dtype::Widen;
+
 /// Elements a vector.
 pub(super) const LANES: usize = 8;
 
@@ -20,7 +22,7 @@ pub(super) const fn padded(width: usize) -> usize {
 }
 
 /// An instruction set. A value is the proof that the machine has it, which makes the methods safe.
-pub(super) trait Isa: Copy + Send + Sync {
+pub(super) trait Isa: Widen + Send + Sync {
     /// Eight f32.
     type V: Copy;
 
@@ -93,6 +95,34 @@ impl Level {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::{DType, Plain, dequantize_row_by};
+    use crate::golden;
+
+    struct Rows<'a>(DType, &'a [u8], &'a mut [f32]);
+
+    impl Kernel for Rows<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Isa>(self, isa: S) {
+            dequantize_row_by(isa, self.0, self.1, self.2);
+        }
+    }
+
+    #[test]
+    fn every_set_widens_every_format_to_the_same_bits() {
+        for pair in golden::records(golden::QUANT).chunks(2) {
+            let ((name, raw), (_, expected)) = (pair[0], pair[1]);
+            let dtype = (0..64).filter_map(DType::from_ggml).find(|d| d.name() == name).unwrap();
+            let mut plain = vec![0.0; expected.len() / 4];
+            dequantize_row_by(Plain, dtype, raw, &mut plain);
+            for level in [Level::detect(), Level::portable()] {
+                let mut got = vec![f32::NAN; plain.len()];
+                level.run(Rows(dtype, raw, &mut got));
+                let same = got.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{name} by {}", level.name());
+            }
+        }
+    }
 
     struct Arithmetic<'a>(&'a [f32; 32]);
 

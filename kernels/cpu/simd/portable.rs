@@ -1,9 +1,32 @@
 //! Arrays of eight, for a compiler to vectorise with what the target always has.
 use super::{Isa, Kernel, LANES};
+use crate::dtype::{Plain, Widen};
 
 /// Every machine has it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) struct Portable;
+
+impl Widen for Portable {
+    #[inline(always)]
+    fn half(self, h: u16) -> f32 {
+        Plain.half(h)
+    }
+
+    #[inline(always)]
+    fn halves(self, h: &[u8; 16], out: &mut [f32; LANES]) {
+        Plain.halves(h, out);
+    }
+
+    #[inline(always)]
+    fn times(self, q: &[i8; LANES], d: f32, out: &mut [f32; LANES]) {
+        Plain.times(q, d, out);
+    }
+
+    #[inline(always)]
+    fn times_plus(self, q: &[i8; LANES], d: f32, m: f32, out: &mut [f32; LANES]) {
+        Plain.times_plus(q, d, m, out);
+    }
+}
 
 impl Isa for Portable {
     type V = [f32; LANES];

@@ -181,8 +181,8 @@ fn rotation_pages_and_attention() {
         let random = &mut random(case);
         let h = heads(random);
         // Three sequences, grown over three steps: chunks long and short, and single tokens.
-        let chunks = [[70, 1, 33], [1, 90, 1], [5, 2, 70]];
-        let lens: Vec<usize> = chunks.iter().map(|c| c.iter().sum()).collect();
+        let steps = [[70, 1, 5], [1, 90, 2], [33, 1, 70]];
+        let lens: Vec<usize> = (0..3).map(|s| steps.iter().map(|step| step[s]).sum()).collect();
         let pages = 400;
         let shape = KvShape { layers: 2, pages, page_size: h.page_size, kv_heads: h.kv_heads, head_dim: h.head_dim };
         let tables = page_tables(random, &lens, h.page_size, pages);
@@ -196,18 +196,18 @@ fn rotation_pages_and_attention() {
         let inv_freq: Vec<f32> = (0..h.rotary / 2).map(|i| 1000f32.powf(-2.0 * i as f32 / h.rotary as f32)).collect();
         let (bias, q_norm, k_norm) = (floats(random, width), floats(random, h.head_dim), floats(random, h.head_dim));
         let mut start = [0; 3];
-        for turn in 0..3 {
+        for (turn, lens) in steps.iter().enumerate() {
             let mut rows: Vec<Row> = (0..3)
                 .map(|s| Row {
                     slot: s as u32,
                     start: start[s],
-                    tokens: Some(vec![0; chunks[s][turn]]),
+                    tokens: Some(vec![0; lens[s]]),
                     pages: tables[s].clone(),
                     want: Want::Nothing,
                 })
                 .collect();
             rows.rotate_left(turn);
-            (0..3).for_each(|s| start[s] += chunks[s][turn]);
+            (0..3).for_each(|s| start[s] += lens[s]);
             pair.begin(&rows);
             for layer in 0..2 {
                 let (mut qkv, mut qkv_ref) = pair.filled(random, width);
