@@ -73,6 +73,9 @@ impl Matmul<'_> {
     /// Computes it.
     pub(super) fn run(self, workers: &mut Workers) {
         assert!(self.w.rows <= self.out_stride);
+        if self.m == 0 {
+            return; // a step of chunks alone wants no logits: then the head is not widened for nothing
+        }
         let k = padded(self.w.columns);
         // A few tasks a thread, so that none waits long for another; panels no larger than the cache has room for.
         let even = self.w.rows.div_ceil(workers.threads() * 4).next_multiple_of(ROWS);
