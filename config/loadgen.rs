@@ -27,7 +27,7 @@ const MOST_CONCURRENT: u64 = 60_000;
 /// Largest scale of times or lengths, and longest timeout in seconds.
 const LARGEST_SCALE: f64 = 1e6;
 
-/// The flags of `minisgl loadgen`.
+/// Replay a workload against any OpenAI-compatible server and report what was measured
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct LoadgenArgs {
     /// Replay a trace: a Qwen-Bailian or Mooncake JSONL file (told apart by content), `shipped` for the small one inside

@@ -92,6 +92,9 @@ struct Session<'a> {
     served: Served,
 }
 
+/// Prompts of more tokens than this take seconds to make.
+const WORTH_A_NOTE: usize = 500_000;
+
 /// Most threads of the client: beyond these, a socket's stamp waits for no other thread.
 const MOST_THREADS: usize = 8;
 
@@ -107,7 +110,7 @@ impl<'a> Session<'a> {
         let url = &settings.url;
         let target = runtime
             .block_on(Target::find(url))
-            .map_err(|error| LoadgenError::Connect { url: url.clone(), problem: error.to_string() })?;
+            .map_err(|error| LoadgenError::Connect { url: url.clone(), problem: client::plain(&error) })?;
         let (served, note) = runtime.block_on(models::ask(&target, settings.model.as_deref()))?;
         if let Some(note) = note {
             console.note(&note);
@@ -168,6 +171,10 @@ impl<'a> Session<'a> {
 
     fn prepare(&self, lengths: &[Lengths], run: u64, prompts: &Prompts) -> Result<Vec<Bytes>, LoadgenError> {
         let batch = Batch { model: &self.served.id, seed: self.settings.seed, run, lengths };
+        let tokens: usize = lengths.iter().map(|lengths| lengths.input).sum();
+        if tokens > WORTH_A_NOTE {
+            self.console.note(&format!("preparing {} prompts of {tokens} tokens", lengths.len()));
+        }
         let steps = Steps::start(self.console, "Preparing prompts", lengths.len());
         batch
             .prepare(&*prompts.make, &|| steps.step())

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::client::{self, Target};
 use crate::error::LoadgenError;
-use crate::records::Reason;
+use crate::records::{Failure, Reason};
 
 /// A server that does not answer `/v1/models` within this has hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -31,13 +31,13 @@ pub(crate) async fn ask(target: &Target, wanted: Option<&str>) -> Result<(Served
             Ok(served) => return Ok(served),
             Err(problem) => problem,
         },
-        Err(failure)
-            if matches!(failure.reason, Reason::Connect(_) | Reason::Reset | Reason::NoResponse | Reason::Timeout) =>
-        {
-            return Err(LoadgenError::Connect {
-                url: url.clone(),
-                problem: format!("{}: {}", failure.reason, failure.detail),
-            });
+        // The detail says it all; what kind of failure it is, the message around it says.
+        Err(Failure { reason: Reason::Connect(_), detail }) => {
+            return Err(LoadgenError::Connect { url: url.clone(), problem: detail });
+        }
+        Err(failure) if matches!(failure.reason, Reason::Reset | Reason::NoResponse | Reason::Timeout) => {
+            let problem = format!("{}: {}", failure.reason, failure.detail);
+            return Err(LoadgenError::Connect { url: url.clone(), problem });
         }
         Err(failure) => format!("{}: {}", failure.reason, failure.detail),
     };

@@ -47,7 +47,7 @@ pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> R
             Ok(Planned {
                 lengths: trace.requests.iter().map(|r| Lengths::by(lengths, r.input_length, r.output_length)).collect(),
                 runs: time_scales.iter().map(|&scale| Run::of_trace(&trace, scale)).collect(),
-                name: trace.name,
+                name: trace.name + &described(lengths),
                 format: Some(trace.format.to_string()),
                 connection_test: false,
             })
@@ -64,12 +64,25 @@ pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> R
             Ok(Planned {
                 lengths: drawn(*num_requests, [*input_len, *output_len], lengths, seed),
                 runs: vec![Run { time_scale: None, arrivals: Arrivals::Schedule(at_once) }],
-                name: format!("simple: {num_requests} at once, input {input_len}, output {output_len}"),
+                name: format!(
+                    "simple: {num_requests} at once, input {input_len}, output {output_len}{}",
+                    described(lengths)
+                ),
                 format: None,
                 connection_test: true,
             })
         }
     }
+}
+
+/// What `rules` change, in a few words; nothing where they change nothing.
+fn described(rules: &LengthRules) -> String {
+    let one = |what, scale: f64, max: Option<usize>| {
+        let scaled = if scale == 1.0 { String::new() } else { format!(" x {scale}") };
+        let capped = max.map_or(String::new(), |max| format!(" at most {max}"));
+        if scaled.is_empty() && capped.is_empty() { String::new() } else { format!(", {what}{scaled}{capped}") }
+    };
+    one("inputs", rules.input_scale, rules.max_input) + &one("outputs", rules.output_scale, rules.max_output)
 }
 
 impl Run {
@@ -131,6 +144,7 @@ mod tests {
         };
         assert_eq!((last(&all.runs[0]), last(&all.runs[1])), ((0.0, 10.0), (0.0, 20.0)));
         assert_eq!(planned(workload(Some(5)), 0).lengths.len(), 5);
+        assert_eq!(all.name, format!("{SHIPPED_TRACE_NAME}, inputs at most 20, outputs x 0.5"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 
 use super::Clock;
-use super::connect::{LastRead, Link, Stream, Target};
+use super::connect::{LastRead, Link, Stream, Target, plain};
 use super::stream::{Answer, Measured};
 use crate::counters::Counters;
 use crate::records::{Failure, Reason};
@@ -143,7 +143,7 @@ struct Call {
 
 impl Call {
     async fn open(target: &Target, clock: Clock) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::new(Reason::Connect(plain(&error)), &error);
+        let failed = |error: io::Error| Failure::new(Reason::Connect(plain(&error)), plain(&error));
         let Link { stream, last_read } = target.connect(clock).await.map_err(failed)?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error, true))?;
@@ -215,11 +215,4 @@ fn broken(error: &hyper::Error, before_response: bool) -> Failure {
         source = cause.source();
     }
     Failure::new(if before_response { Reason::NoResponse } else { Reason::EndedEarly }, error)
-}
-
-/// A system's error without its number, so that equal ones are counted together.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_lowercase()
 }

@@ -16,7 +16,7 @@ mod sse;
 mod stream;
 
 pub(crate) use chunk::Usage;
-pub(crate) use connect::Target;
+pub(crate) use connect::{Target, plain};
 pub(crate) use exchange::{Ask, Outcome, get_json, stream_chat};
 
 use std::time::Instant;

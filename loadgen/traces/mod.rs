@@ -124,7 +124,10 @@ pub fn read(name: &str, mut input: impl BufRead, limit: Option<usize>) -> Result
         if text.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let fields = Fields::parse(text).map_err(wrong)?;
+        let fields = Fields::parse(text).map_err(|problem| match format {
+            None => wrong(problem + "; a trace has one JSON object a line, in Qwen-Bailian's form or Mooncake's"),
+            Some(_) => wrong(problem),
+        })?;
         let format = match format {
             Some(format) => format,
             None => *format.insert(detect(&fields).map_err(wrong)?),
