@@ -287,6 +287,22 @@ fn the_newest_is_retracted_and_its_client_sees_nothing() {
 }
 
 #[test]
+fn a_retracted_sequence_keeps_the_token_that_is_in_flight() {
+    let mut bench = Bench::new(Capacity { pages: 100, page_size: 1, ..CAPACITY }, 2);
+    bench.admit(1, &prompt(2, 0), 90);
+    bench.admit(2, &prompt(2, 20), 90);
+    while bench.scheduler.stats().preemptions == 0 {
+        while bench.try_plan().is_some() {}
+        bench.commit();
+    }
+    assert_eq!(bench.scheduler.stats().running, 2, "its last row is in flight");
+    while bench.try_plan().is_some() {}
+    assert_eq!(tokens_of(&bench.commit(), 2).len(), 1);
+    assert_eq!(bench.scheduler.stats().waiting, 1);
+    bench.finish();
+}
+
+#[test]
 fn the_longest_sequence_fits_alone_even_beside_a_twin() {
     let capacity = Capacity { pages: 12, page_size: 4, ..CAPACITY };
     let mut bench = Bench::new(capacity, 2);

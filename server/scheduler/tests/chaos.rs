@@ -14,8 +14,8 @@ use crate::batch::{BatchOutput, Capacity};
 use crate::request::SeqId;
 use crate::scheduler::{Leaving, NewSequence, Notice, Running, Scheduler, SchedulerConfig, What};
 
-/// Arrivals, aborts, ends, failures and retractions that each test goes through; evictions are counted apart.
-const EVENTS: usize = 100_000;
+/// Arrivals, aborts, ends, failures and retractions that each of the two tests goes through; evictions come on top.
+const EVENTS: usize = 60_000;
 const PAGE_SIZES: [usize; 3] = [1, 3, 16];
 /// K/V places: about one to two of the longest sequences.
 const PLACES: std::ops::Range<usize> = 256..512;
@@ -155,7 +155,13 @@ impl Chaos {
     fn commit(&mut self) {
         let Some(result) = self.results.pop_front() else { return };
         let retractions = self.scheduler.stats().preemptions;
+        let oldest = self.scheduler.running.keys().next().copied();
         self.scheduler.commit(result);
+        if let Some(oldest) = oldest {
+            let leaving = self.scheduler.running.get(&oldest).and_then(|running| running.leaving);
+            let retracted = leaving == Some(Leaving::Retracted) || self.scheduler.waiting.contains_key(&oldest);
+            assert!(!retracted, "the oldest was retracted: {:#?}", self.scheduler);
+        }
         self.counts.retractions += (self.scheduler.stats().preemptions - retractions) as usize;
         self.counts.commits += 1;
         self.hear();
