@@ -2,13 +2,14 @@
 //!
 //! Owns the display and its thread, which reads counters a few times a second: nothing that is measured waits for a
 //! terminal. Knows nothing of requests.
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::counters::Counters;
 
@@ -105,10 +106,12 @@ impl Drop for RunDisplay {
 
 fn show_bars(counters: &Counters, totals: [u64; 4], stopped: &mpsc::Receiver<()>) {
     let all = MultiProgress::new();
-    let style = ProgressStyle::with_template(
-        "{prefix:<13} {percent:>3}% {wide_bar} {pos:>7}/{len} [{per_sec:>12} {elapsed_precise}]",
-    )
-    .expect("a constant template");
+    let template = "{prefix:<13} {percent:>3}% {wide_bar} {pos:>7}/{len} [{rate:>10} {elapsed_precise}]";
+    let rate = |state: &ProgressState, out: &mut dyn Write| {
+        // The display has nowhere to report an error to.
+        let _ = write!(out, "{:.1}/s", state.per_sec());
+    };
+    let style = ProgressStyle::with_template(template).expect("a constant template").with_key("rate", rate);
     let bar = |i: usize| all.add(ProgressBar::new(totals[i]).with_style(style.clone()).with_prefix(NAMES[i]));
     let bars: [ProgressBar; 4] = std::array::from_fn(bar);
     loop {
