@@ -13,7 +13,14 @@ fn loadgen_replays_a_trace_against_the_server() {
     let json = tempfile::NamedTempFile::new().expect("a temporary file");
     let json_path = json.path().to_str().expect("a UTF-8 path");
     let table = run_ok(&[
-        "loadgen", "--trace", trace.to_str().unwrap(), "--url", &server.url, "--time-scale", "0.02,0.05", "--json",
+        "loadgen",
+        "--trace",
+        trace.to_str().unwrap(),
+        "--url",
+        &server.url,
+        "--time-scale",
+        "0.02,0.05",
+        "--json",
         json_path,
     ]);
     for word in ["TTFT", "TPOT", "ITL", "E2E", "p99"] {
@@ -46,8 +53,17 @@ fn loadgen_replays_a_trace_against_the_server() {
 fn loadgen_closed_loop() {
     let server = Server::start(&["--model", &tiny_chat()]);
     let out = run_ok(&[
-        "loadgen", "--url", &format!("{}/v1", server.url), "--concurrency", "4", "--num-requests", "12", "--input-len",
-        "5-40", "--output-len", "7",
+        "loadgen",
+        "--url",
+        &format!("{}/v1", server.url),
+        "--concurrency",
+        "4",
+        "--num-requests",
+        "12",
+        "--input-len",
+        "5-40",
+        "--output-len",
+        "7",
     ]);
     assert!(out.contains("TTFT"), "{out}");
     assert_eq!(server.metric("minisgl_generation_tokens_total", &[]), 12.0 * 7.0);
@@ -70,7 +86,17 @@ fn loadgen_names_the_bad_line_before_it_connects() {
 fn bench_prints_one_json_object_a_line() {
     let model = tiny_chat();
     let out = run_ok(&[
-        "bench", "batched", "--model", &model, "--prompt-len", "16", "--output-len", "8", "--batch", "1,4", "--json",
+        "bench",
+        "batched",
+        "--model",
+        &model,
+        "--prompt-len",
+        "16",
+        "--output-len",
+        "8",
+        "--batch",
+        "1,4",
+        "--json",
     ]);
     let rows: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON alone on stdout")).collect();
     assert_eq!(rows.iter().map(|row| row["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 4]);
@@ -79,7 +105,17 @@ fn bench_prints_one_json_object_a_line() {
     }
 
     let out = run_ok(&[
-        "bench", "offline", "--model", &model, "--num-seqs", "6", "--input-len", "10-20", "--output-len", "5", "--json",
+        "bench",
+        "offline",
+        "--model",
+        &model,
+        "--num-seqs",
+        "6",
+        "--input-len",
+        "10-20",
+        "--output-len",
+        "5",
+        "--json",
     ]);
     let row: Value = serde_json::from_str(out.trim()).expect("one JSON object");
     let (output, total) = (row["output_tok_s"].as_f64().unwrap(), row["total_tok_s"].as_f64().unwrap());
@@ -122,7 +158,8 @@ fn bad_input_is_named() {
     let said = run_err(&["serve", "--port", "0", "--model", gguf.to_str().unwrap()]);
     assert!(said.contains("cut.gguf"), "{said}");
 
-    let said = run_err(&["serve", "--port", "0", "--model", folder.path().to_str().unwrap()]);
+    let empty = tempfile::tempdir().unwrap();
+    let said = run_err(&["serve", "--port", "0", "--model", empty.path().to_str().unwrap()]);
     assert!(said.contains("config.json"), "{said}");
 
     let said = run_err(&["serve", "--port", "0", "--model", "no-such-model"]);

@@ -39,7 +39,8 @@ fn the_default_model_serves_its_clients() {
 
 /// A distinct question a stream, so that each has its own answer to be right.
 fn numbered(stream: usize, max_tokens: usize) -> Value {
-    let mut body = chat(&format!("Question {stream}: say something about the number {}.", stream * 37 + 11), max_tokens);
+    let mut body =
+        chat(&format!("Question {stream}: say something about the number {}.", stream * 37 + 11), max_tokens);
     body["model"] = json!("tiny-chat");
     body["ignore_eos"] = json!(true);
     body

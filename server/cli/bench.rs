@@ -51,7 +51,9 @@ pub(crate) fn offline(settings: &BenchOfflineSettings) -> Outcome {
             })
         );
     } else {
-        println!("{output} output tokens in {seconds:.2} s: {output_rate:.1} output tok/s, {total_rate:.1} total tok/s");
+        println!(
+            "{output} output tokens in {seconds:.2} s: {output_rate:.1} output tok/s, {total_rate:.1} total tok/s"
+        );
     }
     llm.shutdown();
     Ok(ExitCode::SUCCESS)

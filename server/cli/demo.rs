@@ -36,12 +36,16 @@ pub(crate) fn run(settings: ServeSettings) -> Outcome {
     let _ = stop.blocking_send(());
     server.join().map_err(|_| "the server panicked; its message is above")??;
     let fine = outcome.ok_or("the server ended before it was ready")??;
-    println!("\nNext:");
-    println!("  minisgl serve --model {model}                 # serve it at http://127.0.0.1:1919/v1");
-    println!("  minisgl loadgen --trace shipped               # replay the trace again, in another terminal");
-    println!("  curl -s http://127.0.0.1:1919/metrics         # live latency histograms; deploy/ has a Grafana dashboard");
-    println!("  minisgl chat --model {model}                  # talk to it here");
-    println!("(minisgl is target/release/minisgl; README.md and server/ARCHITECTURE.md say the rest)");
+    println!("\nNext (minisgl is target/release/minisgl):");
+    for (command, what) in [
+        (format!("minisgl serve --model {model}"), "serve it at http://127.0.0.1:1919/v1"),
+        ("minisgl loadgen --trace shipped".to_owned(), "in another terminal: replay the trace against it again"),
+        ("curl -s http://127.0.0.1:1919/metrics".to_owned(), "live latency histograms; deploy/ has a dashboard"),
+        (format!("minisgl chat --model {model}"), "talk to it here"),
+        ("README.md, server/ARCHITECTURE.md".to_owned(), "the rest, and how it works"),
+    ] {
+        println!("  {command:<38} {what}");
+    }
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -63,7 +67,11 @@ fn show(ready: &Ready, started: Instant) -> Result<bool, Failed> {
     println!("\n> {QUESTION}");
     let first = Instant::now();
     let tokens = ask(ready)?;
-    println!("  ({tokens} tokens in {:.2} s, {:.1} s after the start)", first.elapsed().as_secs_f64(), started.elapsed().as_secs_f64());
+    println!(
+        "  ({tokens} tokens in {:.2} s, {:.1} s after the start)",
+        first.elapsed().as_secs_f64(),
+        started.elapsed().as_secs_f64()
+    );
     println!("\nReplaying the shipped trace (config/traces/demo.jsonl) against it, each request at its time:");
     let settings = LoadgenSettings::shipped(ready.url.parse()?);
     let reports = minisgl_loadgen::run(settings, ConsoleOptions::default())?;

@@ -6,7 +6,7 @@ use minisgl_loadgen::ConsoleOptions;
 
 use super::Outcome;
 
-/// Exits with 0 where every run has a request that was answered.
+/// Exits with 0 where every request of every run completed.
 pub(crate) fn run(args: LoadgenArgs) -> Outcome {
     let reports = minisgl_loadgen::run(args.resolve()?, ConsoleOptions::default())?;
     let fine = reports.iter().all(minisgl_loadgen::RunReport::exit_ok);

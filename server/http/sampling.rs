@@ -162,5 +162,6 @@ pub(crate) const CHAT_NO_OPS: &[NoOp] = &[
     NoOp { name: "continue_final_message", is: is_false },
 ];
 
-/// Those of completions alone. `logprobs: 0` asks for the sampled token's own, so it is not among them.
-pub(crate) const COMPLETION_NO_OPS: &[NoOp] = &[NoOp { name: "suffix", is: is_empty }];
+/// Those of completions alone. `logprobs: 0` asks for the sampled token's own, so no value but null is a no-op.
+pub(crate) const COMPLETION_NO_OPS: &[NoOp] =
+    &[NoOp { name: "suffix", is: is_empty }, NoOp { name: "logprobs", is: |_| false }];

@@ -62,7 +62,10 @@ pub async fn serve<E: Send + 'static>(
 
     let (loaded, loading) = oneshot::channel();
     // Not the runtime's blocking pool: a runtime waits for that when it ends, and a signal must end a load.
-    std::thread::spawn(move || loaded.send(load()));
+    std::thread::spawn(move || {
+        // Nobody waits for it any more where a signal came first.
+        let _ = loaded.send(load());
+    });
     let outcome = tokio::select! {
         loaded = loading => match loaded.expect("loading panicked; its message is above") {
             Ok(llm) => {

@@ -78,10 +78,10 @@ impl Llm {
         prompts: impl Into<Prompts>,
         params: impl Into<Params>,
     ) -> Result<Vec<Completion>, GenerateError> {
-        let mut events = self.generate_stream(prompts, params)?;
+        let events = self.generate_stream(prompts, params)?;
         let mut texts: Vec<(String, Vec<TokenId>)> = vec![Default::default(); events.prompts];
         let mut done: Vec<Option<Completion>> = vec![None; events.prompts];
-        while let Some(event) = events.next() {
+        for event in events {
             let (index, event) = event?;
             match event {
                 TextEvent::Token { id, text } => {

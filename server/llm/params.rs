@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn ranges_are_checked_and_the_error_names_the_parameter() {
-        let changes: [(&str, fn(&mut SamplingParams)); 12] = [
+        type Change = fn(&mut SamplingParams);
+        let changes: [(&str, Change); 12] = [
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = 2.1),
             ("temperature", |p| p.temperature = f32::NAN),

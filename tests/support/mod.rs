@@ -106,8 +106,7 @@ impl Server {
 
     /// GETs text.
     pub fn get(&self, path: &str) -> (u16, String) {
-        let mut response =
-            agent().get(format!("{}{path}", self.url)).call().unwrap_or_else(|e| panic!("{path}: {e}"));
+        let mut response = agent().get(format!("{}{path}", self.url)).call().unwrap_or_else(|e| panic!("{path}: {e}"));
         (response.status().as_u16(), response.body_mut().read_to_string().expect("a body"))
     }
 
@@ -138,7 +137,8 @@ impl Server {
     /// Waits until no sequence runs or waits, as the metrics tell.
     pub fn wait_idle(&self) {
         for _ in 0..600 {
-            if self.metric("minisgl_num_requests_running", &[]) + self.metric("minisgl_num_requests_waiting", &[]) == 0.0
+            if self.metric("minisgl_num_requests_running", &[]) + self.metric("minisgl_num_requests_waiting", &[])
+                == 0.0
             {
                 return;
             }
