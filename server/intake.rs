@@ -12,6 +12,9 @@ use minisgl_tokenizer::{AddSpecial, ChatOptions, Tokenizer};
 use crate::batch::Capacity;
 use crate::request::{Admission, Event, Failure, MaxTokens, Prompt, Refusal, Request, Submission};
 
+/// No vocabulary's tokens are longer on average; the longest single ones, runs of spaces, have 128 to 256 bytes.
+const MOST_BYTES_A_TOKEN: usize = 512;
+
 /// What a worker needs. Workers share both channels.
 #[derive(Clone)]
 pub struct Intake {
@@ -62,6 +65,7 @@ impl Intake {
     /// The prompt's tokens and the output bound that fits beside them.
     fn encode(&self, request: &Request) -> Result<(Arc<[TokenId]>, usize), NotEncoded> {
         let encoding = |error: minisgl_tokenizer::TokenizerError| Refusal::Encoding(error.to_string());
+        self.check_bytes(&request.prompt)?;
         if let Some(expected) = request.expected_content_tokens {
             self.compare(&request.prompt, expected);
         }
@@ -88,6 +92,17 @@ impl Intake {
             MaxTokens::AtMost(asked) => asked.min(room),
         };
         Ok((tokens.into(), max_tokens))
+    }
+
+    /// Refuses text that cannot fit before it costs what encoding it would: gigabytes, for a body of the largest size.
+    fn check_bytes(&self, prompt: &Prompt) -> Result<(), Refusal> {
+        let bytes = match prompt {
+            Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Prompt::Text(text) => text.len(),
+            Prompt::Tokens(_) => 0,
+        };
+        let limit = self.capacity.longest_sequence().saturating_mul(MOST_BYTES_A_TOKEN);
+        if bytes > limit { Err(Refusal::TextTooLong { bytes, limit }) } else { Ok(()) }
     }
 
     /// A client's count of the messages' own tokens, the template apart. Wrong counts make wrong benchmarks, so they are said.

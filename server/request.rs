@@ -110,6 +110,14 @@ pub enum Refusal {
         /// The most that fits.
         limit: usize,
     },
+    /// It is text of so many bytes that its tokens cannot fit: said without encoding it.
+    #[error("the prompt has {bytes} bytes, and text of more than {limit} cannot fit what this server takes")]
+    TextTooLong {
+        /// Its bytes.
+        bytes: usize,
+        /// The most that could fit.
+        limit: usize,
+    },
     /// It has no tokens.
     #[error("the prompt is empty: at least one token is needed")]
     EmptyPrompt,

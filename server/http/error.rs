@@ -134,7 +134,9 @@ impl ApiError {
             NotAccepted::Refused(refusal) => refusal,
         };
         let (reason, code) = match refusal {
-            Refusal::PromptTooLong { .. } => (Rejection::PromptTooLong, "context_length_exceeded"),
+            Refusal::PromptTooLong { .. } | Refusal::TextTooLong { .. } => {
+                (Rejection::PromptTooLong, "context_length_exceeded")
+            }
             _ => (Rejection::BadPrompt, "invalid_prompt"),
         };
         metrics.count_rejection(reason);

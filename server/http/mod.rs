@@ -25,9 +25,10 @@ mod sse;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::TraceLayer;
 
 pub use server::{ServeOptions, serve, signals};
 
@@ -56,8 +57,20 @@ fn router(app: App) -> Router {
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             ApiError::internal(&format!("a handler panicked: {}", said.unwrap_or("without words"))).into_response()
         }))
-        .layer(TraceLayer::new_for_http())
+        .layer(axum::middleware::from_fn(log))
         .with_state(app)
+}
+
+/// At the debug level a line a request, once its answer begins: a stream's length is not known yet.
+async fn log(request: Request, next: Next) -> Response {
+    let asked = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
+    let head = std::time::Instant::now();
+    let response = next.run(request).await;
+    if let Some((method, uri)) = asked {
+        let (status, ms) = (response.status().as_u16(), head.elapsed().as_millis() as u64);
+        tracing::debug!(status, ms, "{method} {}", uri.path());
+    }
+    response
 }
 
 /// An id that no other object has: the prefix and 96 random bits.

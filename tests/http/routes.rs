@@ -294,3 +294,17 @@ fn text_goes_on_where_a_prompt_ends_inside_a_character() {
     assert_eq!(server.post("/v1/completions", &body).json()["choices"][0]["text"], "é");
     assert_eq!(server.post("/v1/completions", &with(json!({"prompt": [EOS, 257]}), json!({}))).status, 200);
 }
+
+#[test]
+fn one_connection_serves_many_requests() {
+    let server = Server::start(FakeModel::default());
+    let body = super::with(json!({"prompt": "hi<|reply|>"}), json!({})).to_string();
+    let request = |path: &str, more: &str| {
+        format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
+    };
+    let both = request("/v1/nothing", "") + &request("/v1/completions", "connection: close\r\n");
+    let first = client::raw(server.address, both.as_bytes());
+    assert_eq!(first.status, 404);
+    let rest = first.text();
+    assert!(rest.contains("HTTP/1.1 200 OK") && rest.contains("\"text\":\"hi\""), "{rest}");
+}
