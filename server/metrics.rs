@@ -27,6 +27,8 @@ pub struct SchedulerStats {
     pub pages_in_use: usize,
     /// `free + cached + in_use`
     pub pages_total: usize,
+    /// Pages that a sequence could get now: the free ones, and the cached ones that nobody uses.
+    pub pages_available: usize,
     /// Prompt tokens that were looked up in the prefix tree, in all.
     pub prefix_queries: u64,
     /// Prompt tokens that were found there, in all.
@@ -224,9 +226,10 @@ impl Metrics {
         Self(Arc::new(Inner {
             running: m.gauge("num_requests_running", "Sequences in the running batch."),
             waiting: m.gauge("num_requests_waiting", "Sequences that wait to run."),
-            kv_usage: m.keep(Gauge::with_opts(
-                m.opts("kv_cache_usage_perc", "Share of K/V pages that sequences hold; 1 is all of them."),
-            )),
+            kv_usage: m.keep(Gauge::with_opts(m.opts(
+                "kv_cache_usage_perc",
+                "Share of K/V pages that sequences use, shared prefixes too; 1 is all of them.",
+            ))),
             kv_pages,
             cache_config: m.keep(GaugeVec::new(
                 m.opts("cache_config_info", "The K/V cache's shape: tokens a page and pages, as labels."),
@@ -286,7 +289,8 @@ impl Metrics {
         let m = &self.0;
         m.running.set(stats.running as i64);
         m.waiting.set(stats.waiting as i64);
-        m.kv_usage.set(stats.pages_in_use as f64 / stats.pages_total.max(1) as f64);
+        let used = stats.pages_total - stats.pages_available;
+        m.kv_usage.set(used as f64 / stats.pages_total.max(1) as f64);
         for (state, pages) in [
             ("free", stats.pages_free),
             ("cached", stats.pages_cached),
@@ -380,6 +384,7 @@ mod tests {
             pages_cached: 1,
             pages_in_use: 2,
             pages_total: 8,
+            pages_available: 6,
             prefix_queries: 40,
             prefix_hits: 16,
             preemptions: 3,

@@ -242,6 +242,7 @@ impl Scheduler {
             pages_cached: pages.cached,
             pages_in_use: pages.in_use,
             pages_total: pages.total,
+            pages_available: self.pages.available(),
             prefix_queries: self.totals.prefix_queries,
             prefix_hits: self.totals.prefix_hits,
             preemptions: self.totals.preemptions,
