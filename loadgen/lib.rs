@@ -39,6 +39,7 @@ pub use traces::{
     LONGEST_LINE, Trace, TraceError, TraceFormat, TraceRequest, read as read_trace, read_file as read_trace_file,
 };
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -211,7 +212,8 @@ impl<'a> Session<'a> {
     fn print(&self, text: &str) {
         match self.settings.json {
             Some(JsonOutput::Stdout) => eprint!("{text}"),
-            _ => print!("{text}"),
+            // A reader that has gone (`| head`) must not cost the JSON that is still to be written.
+            _ => drop(std::io::stdout().write_all(text.as_bytes())),
         }
     }
 }

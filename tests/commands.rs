@@ -175,3 +175,13 @@ fn bad_input_is_named() {
         assert!(said.contains(word), "{flags:?}: {said}");
     }
 }
+
+#[test]
+fn a_reader_that_leaves_is_no_panic() {
+    // The reading end of the pipe is closed before the first byte.
+    let mut show = minisgl(&["config", "show"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(show.stdout.take());
+    let output = show.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("panicked"), "{said}");
+}

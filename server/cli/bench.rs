@@ -43,7 +43,7 @@ pub(crate) fn offline(settings: &BenchOfflineSettings) -> Outcome {
 
     let (output_rate, total_rate) = (output as f64 / seconds, (input + output) as f64 / seconds);
     if settings.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "num_seqs": settings.num_seqs, "input_tokens": input, "output_tokens": output, "duration_s": seconds,
@@ -51,9 +51,7 @@ pub(crate) fn offline(settings: &BenchOfflineSettings) -> Outcome {
             })
         );
     } else {
-        println!(
-            "{output} output tokens in {seconds:.2} s: {output_rate:.1} output tok/s, {total_rate:.1} total tok/s"
-        );
+        say!("{output} output tokens in {seconds:.2} s: {output_rate:.1} output tok/s, {total_rate:.1} total tok/s");
     }
     llm.shutdown();
     Ok(ExitCode::SUCCESS)
@@ -72,7 +70,7 @@ pub(crate) fn batched(settings: &BenchBatchedSettings) -> Outcome {
         llm.device()
     );
     if !settings.json {
-        println!("{:>6} {:>15} {:>15}", "batch", "prefill tok/s", "decode tok/s");
+        say!("{:>6} {:>15} {:>15}", "batch", "prefill tok/s", "decode tok/s");
     }
     for &batch in &settings.batch {
         let prompts: Vec<_> = (0..batch).map(|_| random_prompt(&mut random, &llm, settings.prompt_len)).collect();
@@ -80,9 +78,9 @@ pub(crate) fn batched(settings: &BenchBatchedSettings) -> Outcome {
         let prefill_rate = (batch * settings.prompt_len) as f64 / prefill;
         let decode_rate = (batch * (settings.output_len - 1)) as f64 / decode;
         if settings.json {
-            println!("{}", json!({"batch": batch, "prefill_tok_s": prefill_rate, "decode_tok_s": decode_rate}));
+            say!("{}", json!({"batch": batch, "prefill_tok_s": prefill_rate, "decode_tok_s": decode_rate}));
         } else {
-            println!("{batch:>6} {prefill_rate:>15.1} {decode_rate:>15.1}");
+            say!("{batch:>6} {prefill_rate:>15.1} {decode_rate:>15.1}");
         }
     }
     llm.shutdown();

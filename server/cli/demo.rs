@@ -30,13 +30,13 @@ pub(crate) fn run(settings: ServeSettings) -> Outcome {
     })?;
     // An error here is the server's own end: its words come from the join.
     let outcome = ready.recv().ok().map(|ready| {
-        println!("\n{} is served at {}/v1 on {}", ready.model, ready.url, ready.device);
+        say!("\n{} is served at {}/v1 on {}", ready.model, ready.url, ready.device);
         show(&ready, started)
     });
     let _ = stop.blocking_send(());
     server.join().map_err(|_| "the server panicked; its message is above")??;
     let fine = outcome.ok_or("the server ended before it was ready")??;
-    println!("\nNext (minisgl is target/release/minisgl):");
+    say!("\nNext (minisgl is target/release/minisgl):");
     for (command, what) in [
         (format!("minisgl serve --model {model}"), "serve it at http://127.0.0.1:1919/v1"),
         ("minisgl loadgen --trace shipped".to_owned(), "in another terminal: replay the trace against it again"),
@@ -44,7 +44,7 @@ pub(crate) fn run(settings: ServeSettings) -> Outcome {
         (format!("minisgl chat --model {model}"), "talk to it here"),
         ("README.md, server/ARCHITECTURE.md".to_owned(), "the rest, and how it works"),
     ] {
-        println!("  {command:<38} {what}");
+        say!("  {command:<38} {what}");
     }
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -64,15 +64,15 @@ impl Ready {
 
 /// The question and the trace; whether every run has answers.
 fn show(ready: &Ready, started: Instant) -> Result<bool, Failed> {
-    println!("\n> {QUESTION}");
+    say!("\n> {QUESTION}");
     let first = Instant::now();
     let tokens = ask(ready)?;
-    println!(
+    say!(
         "  ({tokens} tokens in {:.2} s, {:.1} s after the start)",
         first.elapsed().as_secs_f64(),
         started.elapsed().as_secs_f64()
     );
-    println!("\nReplaying the shipped trace (config/traces/demo.jsonl) against it, each request at its time:");
+    say!("\nReplaying the shipped trace (config/traces/demo.jsonl) against it, each request at its time:");
     let settings = LoadgenSettings::shipped(ready.url.parse()?);
     let reports = minisgl_loadgen::run(settings, ConsoleOptions::default())?;
     Ok(reports.iter().all(RunReport::exit_ok))
@@ -97,6 +97,6 @@ fn ask(ready: &Ready) -> Result<u64, Failed> {
         }
         tokens = chunk["usage"]["completion_tokens"].as_u64().unwrap_or(tokens);
     }
-    println!();
+    say!("");
     Ok(tokens)
 }

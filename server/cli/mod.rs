@@ -8,6 +8,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use minisgl_config::{Environment, LogSettings, Resolved};
 
+/// `println!` for a stdout whose reader may have gone (`| head`): what it no longer reads is dropped, which is no panic.
+macro_rules! say {
+    ($($what:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($what)*)));
+    }};
+}
+
 mod bench;
 mod chat;
 mod demo;
@@ -76,7 +83,7 @@ pub(crate) fn main() -> ExitCode {
         }),
         Command::Config(args) => args.run(&environment).map_err(Into::into).map(|report| {
             report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-            print!("{}", report.text);
+            say!("{}", report.text.trim_end());
             ExitCode::SUCCESS
         }),
     };

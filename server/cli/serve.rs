@@ -18,7 +18,7 @@ pub(crate) fn run(settings: ServeSettings) -> Outcome {
         return chat::run(&settings.engine, &settings.shell_sampling);
     }
     serve(settings, None, |llm, address| {
-        println!("{}", ready_line(llm, address));
+        say!("{}", ready_line(llm, address));
     })?;
     Ok(ExitCode::SUCCESS)
 }
