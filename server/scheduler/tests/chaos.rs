@@ -15,7 +15,7 @@ use crate::request::SeqId;
 use crate::scheduler::{Leaving, NewSequence, Notice, Running, Scheduler, SchedulerConfig, What};
 
 /// Arrivals, aborts, ends, failures and retractions that each of the two tests goes through; evictions come on top.
-const EVENTS: usize = 60_000;
+const EVENTS: usize = 100_000;
 const PAGE_SIZES: [usize; 3] = [1, 3, 16];
 /// K/V places: about one to two of the longest sequences.
 const PLACES: std::ops::Range<usize> = 256..512;
