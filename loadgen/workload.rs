@@ -96,7 +96,7 @@ fn read(source: &TraceSource, limit: Option<usize>, console: ConsoleOptions) -> 
     match source {
         TraceSource::Shipped => Ok(traces::read(SHIPPED_TRACE_NAME, SHIPPED_TRACE.as_bytes(), limit)?),
         TraceSource::File(path) => file(path.clone()),
-        TraceSource::Qwen => file(public::fetch(&PublicTrace::qwen(), &public::cache_folder(), console)?),
+        TraceSource::Qwen => file(public::fetch(&PublicTrace::qwen(), &minisgl_checkpoint::cache_folder(), console)?),
     }
 }
 

@@ -32,14 +32,6 @@ pub struct DownloadError {
     path: PathBuf,
 }
 
-/// The folder of what was downloaded: `$MINISGL_CACHE`, else `$XDG_CACHE_HOME/minisgl`, else `~/.cache/minisgl`.
-pub(crate) fn cache_folder() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || std::env::home_dir().unwrap_or_else(std::env::temp_dir);
-    set("MINISGL_CACHE")
-        .unwrap_or_else(|| set("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache")).join("minisgl"))
-}
-
 /// The trace's path in `cache`, downloaded if it is not there yet.
 pub(crate) fn fetch(trace: &PublicTrace, cache: &Path, console: ConsoleOptions) -> Result<PathBuf, DownloadError> {
     let folder = cache.join("traces");

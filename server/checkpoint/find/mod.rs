@@ -25,6 +25,7 @@ mod wheel;
 use std::path::{Path, PathBuf};
 
 pub use minisgl_config::HubSource as Hub;
+pub use places::cache_folder;
 
 use crate::error::{CheckpointError, quoted};
 use places::Places;

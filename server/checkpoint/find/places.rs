@@ -32,17 +32,34 @@ pub(super) struct ModelScopePlaces {
     pub(super) endpoint: String,
 }
 
+/// The folder of what is downloaded, models and traces: `$MINISGL_CACHE`, else `$XDG_CACHE_HOME/minisgl`, else
+/// `~/.cache/minisgl`.
+pub fn cache_folder() -> PathBuf {
+    var("MINISGL_CACHE").map_or_else(|| caches().join("minisgl"), PathBuf::from)
+}
+
+/// A variable that says something.
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn home() -> PathBuf {
+    std::env::home_dir().unwrap_or_else(std::env::temp_dir)
+}
+
+fn caches() -> PathBuf {
+    var("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from)
+}
+
 impl Places {
     pub(super) fn from_env() -> Self {
-        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let home = std::env::home_dir().unwrap_or_else(std::env::temp_dir);
-        let caches = var("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
-        let hf_home = var("HF_HOME").map_or_else(|| caches.join("huggingface"), PathBuf::from);
+        let home = home();
+        let hf_home = var("HF_HOME").map_or_else(|| caches().join("huggingface"), PathBuf::from);
         let offline = var("HF_HUB_OFFLINE")
             .is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"));
         let modelscope = var("MODELSCOPE_ENDPOINT").or_else(|| var("MODELSCOPE_DOMAIN"));
         Self {
-            cache: var("MINISGL_CACHE").map_or_else(|| caches.join("minisgl"), PathBuf::from),
+            cache: cache_folder(),
             hugging_face: HuggingFacePlaces {
                 cache: var("HF_HUB_CACHE").map_or_else(|| hf_home.join("hub"), PathBuf::from),
                 endpoint: endpoint(var("HF_ENDPOINT"), "https://huggingface.co"),
