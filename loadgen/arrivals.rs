@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_first_arrival_is_zero_and_gaps_are_scaled() {
-        let trace = [3.0, 3.5, 5.0].map(|timestamp_s| TraceRequest { timestamp_s, input_length: 1, output_length: 1 });
+        let trace = [3.0, 3.5, 5.0].map(|timestamp_s| TraceRequest::of_lengths(timestamp_s, 1, 1));
         let times = |scale| scaled(&trace, scale).iter().map(|t| t.as_millis()).collect::<Vec<_>>();
         assert_eq!(times(1.0), [0, 500, 2000]);
         assert_eq!(times(0.4), [0, 200, 800]);
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_largest_times_and_scales_are_no_overflow() {
-        let trace = [0.0, 1e10].map(|timestamp_s| TraceRequest { timestamp_s, input_length: 1, output_length: 1 });
+        let trace = [0.0, 1e10].map(|timestamp_s| TraceRequest::of_lengths(timestamp_s, 1, 1));
         let last = scaled(&trace, 1e6)[1];
         assert!(Instant::now().checked_add(last).is_some());
     }

@@ -36,7 +36,8 @@ pub use report::{About, RunReport};
 pub use statistics::Summary;
 pub use traces::public::DownloadError;
 pub use traces::{
-    LONGEST_LINE, Trace, TraceError, TraceFormat, TraceRequest, read as read_trace, read_file as read_trace_file,
+    Conversation, LONGEST_LINE, Message, Trace, TraceError, TraceFormat, TracePrompt, TraceRequest, Turn, block_ranges,
+    read as read_trace, read_file as read_trace_file,
 };
 
 use std::io::Write;

@@ -11,7 +11,7 @@ use crate::arrivals::{self, Arrivals};
 use crate::error::LoadgenError;
 use crate::lengths::Lengths;
 use crate::rng::SplitMix;
-use crate::traces::{self, Trace, public};
+use crate::traces::{self, Trace, TraceRequest, public};
 
 /// What is to be sent.
 pub(crate) struct Planned {
@@ -45,7 +45,7 @@ pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> R
             let trace = read(source, *limit, console)?;
             note_trace(&trace, console);
             Ok(Planned {
-                lengths: trace.requests.iter().map(|r| Lengths::by(lengths, r.input_length, r.output_length)).collect(),
+                lengths: trace.requests.iter().map(|r| known(lengths, r)).collect(),
                 runs: time_scales.iter().map(|&scale| Run::of_trace(&trace, scale)).collect(),
                 name: trace.name + &described(lengths),
                 format: Some(trace.format.to_string()),
@@ -73,6 +73,11 @@ pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> R
             })
         }
     }
+}
+
+/// The lengths of a request, which every format that is read gives.
+fn known(rules: &LengthRules, request: &TraceRequest) -> Lengths {
+    Lengths::by(rules, request.input_length.unwrap_or(0), request.output_length.unwrap_or(0))
 }
 
 /// What `rules` change, in a few words; nothing where they change nothing.
@@ -104,7 +109,7 @@ fn note_trace(trace: &Trace, console: ConsoleOptions) {
     let (first, last) = (&trace.requests[0], &trace.requests[trace.requests.len() - 1]);
     let span = last.timestamp_s - first.timestamp_s;
     console.note(&format!("{}: {}, {} requests over {span:.1} s", trace.name, trace.format, trace.requests.len()));
-    let empty = trace.requests.iter().filter(|r| r.input_length == 0 || r.output_length == 0).count();
+    let empty = trace.requests.iter().filter(|r| r.input_length == Some(0) || r.output_length == Some(0)).count();
     if empty > 0 {
         console.note(&format!("{empty} requests have a length of 0 in the trace: it is sent as 1"));
     }

@@ -55,12 +55,17 @@ impl Fields {
         }
     }
 
-    /// A whole number of at least `smallest`.
-    pub(crate) fn whole(&self, name: &str, smallest: i64) -> Result<(), String> {
-        let value = self.get(name)?;
-        match value.is_u64() || value.as_i64().is_some_and(|n| n >= smallest) {
-            true => Ok(()),
-            false => Err(self.wrong(name, &format!("a whole number of at least {smallest}"))),
+    /// A whole number.
+    pub(crate) fn whole(&self, name: &str) -> Result<u64, String> {
+        self.get(name)?.as_u64().ok_or_else(|| self.wrong(name, "a whole number from 0 to 2^64 - 1"))
+    }
+
+    /// A whole number, or -1 for none.
+    pub(crate) fn whole_or_minus_one(&self, name: &str) -> Result<Option<u64>, String> {
+        match self.get(name)? {
+            value if value.as_i64() == Some(-1) => Ok(None),
+            value if value.is_u64() => Ok(value.as_u64()),
+            _ => Err(self.wrong(name, "-1 for none, or a whole number from 0 to 2^64 - 1,")),
         }
     }
 
@@ -73,17 +78,19 @@ impl Fields {
     }
 
     /// The ids of the prompt's blocks.
-    pub(crate) fn hash_ids(&self) -> Result<(), String> {
-        match self.get("hash_ids")? {
-            Value::Array(ids) => match ids.iter().position(|id| !id.is_u64()) {
-                None => Ok(()),
-                Some(at) => Err(format!(
+    pub(crate) fn hash_ids(&self) -> Result<Vec<u64>, String> {
+        let Value::Array(ids) = self.get("hash_ids")? else {
+            return Err(self.wrong("hash_ids", "an array of whole numbers"));
+        };
+        let id = |(at, id): (usize, &Value)| {
+            id.as_u64().ok_or_else(|| {
+                format!(
                     "field `hash_ids`: its element {at} is {}: every element must be a whole number from 0 to 2^64 - 1",
-                    shown(&ids[at])
-                )),
-            },
-            _ => Err(self.wrong("hash_ids", "an array of whole numbers")),
-        }
+                    shown(id)
+                )
+            })
+        };
+        ids.iter().enumerate().map(id).collect()
     }
 
     fn get(&self, name: &str) -> Result<&Value, String> {

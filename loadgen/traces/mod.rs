@@ -5,60 +5,27 @@
 //!
 //! A file is read line by line and only what is replayed is kept, so that its size is bounded by nothing but the disk;
 //! a line is at most [`LONGEST_LINE`].
+mod blocks;
 mod fields;
 pub(crate) mod public;
+mod source;
+mod types;
 
-use std::fmt;
-use std::io::{BufRead, Read};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+pub use blocks::block_ranges;
+pub use types::{Conversation, Message, Trace, TraceFormat, TracePrompt, TraceRequest, Turn};
+
 use fields::Fields;
+use source::Hashed;
 
 /// Longest line that is read: a prompt of a million tokens in 16-token blocks needs half a megabyte.
 pub const LONGEST_LINE: usize = 16 << 20;
 
 /// Latest time in a trace: beyond any count of seconds since 1970 that a recorder could have written.
 const LATEST_S: f64 = 1e10;
-
-/// One request of a trace.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TraceRequest {
-    /// When it arrived, in seconds of the trace's own clock.
-    pub timestamp_s: f64,
-    /// Tokens of its prompt; 0 where the trace says so.
-    pub input_length: usize,
-    /// Tokens of its answer; 0 where the trace says so.
-    pub output_length: usize,
-}
-
-/// A trace's form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TraceFormat {
-    /// Alibaba's Qwen-Bailian usage traces: JSONL, seconds, chats linked by `parent_chat_id`, 16-token blocks.
-    QwenBailian,
-    /// Moonshot's Mooncake traces: JSONL, milliseconds, 512-token blocks.
-    Mooncake,
-}
-
-impl fmt::Display for TraceFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::QwenBailian => "Qwen-Bailian JSONL",
-            Self::Mooncake => "Mooncake JSONL",
-        })
-    }
-}
-
-/// A trace that was read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Trace {
-    /// The file's name, for messages.
-    pub name: String,
-    /// What its content showed it to be.
-    pub format: TraceFormat,
-    /// Its requests by time; those of one time in the file's order. Never empty.
-    pub requests: Vec<TraceRequest>,
-}
 
 /// A trace that cannot be replayed, and where it is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -97,12 +64,28 @@ pub fn read_file(path: &Path, limit: Option<usize>) -> Result<Trace, TraceError>
     if file.metadata().map_err(io)?.is_dir() {
         return Err(io(std::io::Error::other("it is a directory")));
     }
-    read(&name, std::io::BufReader::with_capacity(1 << 16, file), limit)
+    read(&name, file, limit)
 }
 
 /// Reads a trace called `name` in messages.
-pub fn read(name: &str, mut input: impl BufRead, limit: Option<usize>) -> Result<Trace, TraceError> {
+pub fn read(name: &str, input: impl Read, limit: Option<usize>) -> Result<Trace, TraceError> {
+    let mut hashed = Hashed::new(input);
+    let (format, requests) = lines(name, BufReader::with_capacity(1 << 16, &mut hashed), limit)?;
+    let sha256 = hashed.finish().map_err(|source| TraceError::Io { file: name.to_owned(), source })?;
+    let block_size = Some(match format {
+        TraceFormat::QwenBailian => 16,
+        TraceFormat::Mooncake => 512,
+    });
+    Ok(Trace { name: name.to_owned(), format, sha256, block_size, timed: true, requests: types::sorted(requests) })
+}
+
+fn lines(
+    name: &str,
+    mut input: impl BufRead,
+    limit: Option<usize>,
+) -> Result<(TraceFormat, Vec<TraceRequest>), TraceError> {
     let (mut format, mut requests) = (None, Vec::new());
+    let mut chats = Chats::default();
     let mut line = Vec::new();
     for number in 1.. {
         if limit.is_some_and(|limit| requests.len() >= limit) {
@@ -133,7 +116,7 @@ pub fn read(name: &str, mut input: impl BufRead, limit: Option<usize>) -> Result
             None => *format.insert(detect(&fields).map_err(wrong)?),
         };
         let request = match format {
-            TraceFormat::QwenBailian => qwen_bailian(&fields),
+            TraceFormat::QwenBailian => qwen_bailian(&fields, &mut chats),
             TraceFormat::Mooncake => mooncake(&fields),
         };
         requests.push(request.map_err(wrong)?);
@@ -141,8 +124,30 @@ pub fn read(name: &str, mut input: impl BufRead, limit: Option<usize>) -> Result
     let Some(format) = format else {
         return Err(TraceError::Empty { file: name.to_owned() });
     };
-    requests.sort_by(|a, b| a.timestamp_s.total_cmp(&b.timestamp_s));
-    Ok(Trace { name: name.to_owned(), format, requests })
+    chats.link(&mut requests);
+    Ok((format, requests))
+}
+
+/// Which chat is whose parent: a parent may stand behind its child in the file.
+#[derive(Default)]
+struct Chats {
+    line_of: HashMap<u64, usize>,
+    parents: Vec<Option<u64>>,
+}
+
+impl Chats {
+    fn add(&mut self, chat: u64, parent: Option<u64>) {
+        self.line_of.insert(chat, self.parents.len());
+        self.parents.push(parent);
+    }
+
+    fn link(self, requests: &mut [TraceRequest]) {
+        for (request, parent) in requests.iter_mut().zip(&self.parents) {
+            if let Some(turn) = &mut request.session {
+                turn.parent = parent.and_then(|parent| self.line_of.get(&parent).copied());
+            }
+        }
+    }
 }
 
 /// Which format the first line shows.
@@ -161,26 +166,26 @@ fn detect(fields: &Fields) -> Result<TraceFormat, String> {
     }
 }
 
-fn qwen_bailian(fields: &Fields) -> Result<TraceRequest, String> {
-    fields.whole("chat_id", 0)?;
-    fields.whole("parent_chat_id", -1)?;
+fn qwen_bailian(fields: &Fields, chats: &mut Chats) -> Result<TraceRequest, String> {
+    let chat = fields.whole("chat_id")?;
+    let parent = fields.whole_or_minus_one("parent_chat_id")?;
     fields.text("type")?;
-    fields.whole("turn", 0)?;
-    fields.hash_ids()?;
-    request(fields, fields.time("timestamp", "seconds", LATEST_S)?)
+    let number = u32::try_from(fields.whole("turn")?).unwrap_or(u32::MAX);
+    let mut request = request(fields, fields.time("timestamp", "seconds", LATEST_S)?)?;
+    request.session = Some(Turn { parent: None, number, delay_s: None });
+    chats.add(chat, parent);
+    Ok(request)
 }
 
 fn mooncake(fields: &Fields) -> Result<TraceRequest, String> {
-    fields.hash_ids()?;
     request(fields, fields.time("timestamp", "milliseconds", LATEST_S * 1e3)? / 1e3)
 }
 
 fn request(fields: &Fields, timestamp_s: f64) -> Result<TraceRequest, String> {
-    Ok(TraceRequest {
-        timestamp_s,
-        input_length: fields.length("input_length")?,
-        output_length: fields.length("output_length")?,
-    })
+    let mut request =
+        TraceRequest::of_lengths(timestamp_s, fields.length("input_length")?, fields.length("output_length")?);
+    request.hash_ids = fields.hash_ids()?;
+    Ok(request)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! Good traces read as what they say; every bad line is named.
+use minisgl_config::LONGEST;
 use proptest::prelude::*;
 
 use super::*;
@@ -10,16 +11,45 @@ fn parse(text: &str) -> Result<Trace, String> {
     read("t.jsonl", text.as_bytes(), None).map_err(|error| error.to_string())
 }
 
-fn request(timestamp_s: f64, input_length: usize, output_length: usize) -> TraceRequest {
-    TraceRequest { timestamp_s, input_length, output_length }
-}
-
 #[test]
 fn formats_are_told_apart_and_units_are_right() {
     let qwen = parse(QWEN).unwrap();
-    assert_eq!((qwen.format, qwen.requests), (TraceFormat::QwenBailian, vec![request(1.5, 33, 7)]));
+    let expected = TraceRequest {
+        hash_ids: vec![1, 2, u64::MAX],
+        session: Some(Turn { parent: None, number: 1, delay_s: None }),
+        ..TraceRequest::of_lengths(1.5, 33, 7)
+    };
+    assert_eq!((qwen.format, qwen.block_size, qwen.timed), (TraceFormat::QwenBailian, Some(16), true));
+    assert_eq!(qwen.requests, [expected]);
     let mooncake = parse(MOONCAKE).unwrap();
-    assert_eq!((mooncake.format, mooncake.requests), (TraceFormat::Mooncake, vec![request(2.5, 600, 5)]));
+    let expected = TraceRequest { hash_ids: vec![4, 5], ..TraceRequest::of_lengths(2.5, 600, 5) };
+    assert_eq!((mooncake.format, mooncake.block_size), (TraceFormat::Mooncake, Some(512)));
+    assert_eq!(mooncake.requests, [expected]);
+}
+
+#[test]
+fn the_hash_is_the_whole_files_with_a_limit_too() {
+    let text = format!("{QWEN}\n{QWEN}\nnot looked at");
+    let expected: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(text.as_bytes()).into();
+    let trace = read("t", text.as_bytes(), Some(1)).unwrap();
+    assert_eq!((trace.requests.len(), trace.sha256), (1, expected));
+    assert!(trace.sha256_hex().len() == 64 && trace.sha256_hex().starts_with(&format!("{:02x}", expected[0])));
+}
+
+#[test]
+fn parents_are_places_in_the_sorted_trace_and_come_earlier() {
+    let line = |chat: u32, parent: i32, t: f64, turn: u32| {
+        QWEN.replace(": 3,", &format!(": {chat},"))
+            .replace("-1", &parent.to_string())
+            .replace("1.5", &t.to_string())
+            .replace("\"turn\": 1", &format!("\"turn\": {turn}"))
+    };
+    // A child before its parent in the file; one whose parent is not there; one that comes before its parent; its own.
+    let text = [line(7, 2, 9.0, 2), line(2, -1, 3.0, 1), line(8, 7, 9.5, 3), line(9, 99, 1.0, 4), line(4, 8, 2.0, 4)];
+    let own = line(5, 5, 10.0, 1);
+    let trace = parse(&format!("{}\n{own}", text.join("\n"))).unwrap();
+    let turns: Vec<_> = trace.requests.iter().map(|r| (r.timestamp_s, r.session.unwrap().parent)).collect();
+    assert_eq!(turns, [(1.0, None), (2.0, None), (3.0, None), (9.0, Some(2)), (9.5, Some(3)), (10.0, None)]);
 }
 
 #[test]
@@ -32,7 +62,7 @@ fn byte_order_mark_blank_lines_and_both_line_ends() {
 fn requests_are_sorted_by_time_and_equals_keep_their_order() {
     let line = |t: u32, input: u32| MOONCAKE.replace("2500", &t.to_string()).replace("600", &input.to_string());
     let text = [line(9000, 1), line(1000, 2), line(9000, 3), line(0, 4)].join("\n");
-    let inputs: Vec<usize> = parse(&text).unwrap().requests.iter().map(|r| r.input_length).collect();
+    let inputs: Vec<usize> = parse(&text).unwrap().requests.iter().map(|r| r.input_length.unwrap()).collect();
     assert_eq!(inputs, [4, 2, 1, 3]);
 }
 
@@ -50,7 +80,9 @@ fn the_shipped_trace_is_what_its_generator_promises() {
     assert_eq!((trace.format, trace.requests.len()), (TraceFormat::QwenBailian, 32));
     assert_eq!((trace.requests[0].timestamp_s, trace.requests[31].timestamp_s), (0.0, 20.0));
     for request in &trace.requests {
-        assert!((16..=160).contains(&request.input_length) && (8..=48).contains(&request.output_length));
+        let (input, output) = (request.input_length.unwrap(), request.output_length.unwrap());
+        assert!((16..=160).contains(&input) && (8..=48).contains(&output));
+        assert_eq!(request.hash_ids.len(), input.div_ceil(16));
     }
 }
 
@@ -101,8 +133,7 @@ fn what_is_no_trace_says_what_would_be() {
 
 #[test]
 fn a_line_without_end_is_refused_within_bounds() {
-    let endless = std::io::BufReader::new(std::io::repeat(b'['));
-    let error = read("t", endless, None).unwrap_err().to_string();
+    let error = read("t", std::io::repeat(b'['), None).unwrap_err().to_string();
     assert!(error.contains("t:1: the line is longer than"), "{error}");
     let deep = format!("{{\"hash_ids\": {}", "[".repeat(100_000));
     assert!(parse(&deep).unwrap_err().contains("t.jsonl:1"));
@@ -120,7 +151,7 @@ proptest! {
         match read("t.jsonl", bytes.as_slice(), None) {
             Ok(trace) => for request in trace.requests {
                 prop_assert!((0.0..=LATEST_S).contains(&request.timestamp_s));
-                prop_assert!(request.input_length <= minisgl_config::LONGEST && request.output_length <= minisgl_config::LONGEST);
+                prop_assert!(request.input_length <= Some(LONGEST) && request.output_length <= Some(LONGEST));
             },
             Err(error) => prop_assert!(error.to_string().starts_with("t.jsonl:"), "{}", error),
         }
