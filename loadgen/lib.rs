@@ -20,6 +20,7 @@ mod counters;
 mod error;
 mod lengths;
 mod models;
+pub mod plot;
 mod progress;
 mod prompts;
 mod records;
