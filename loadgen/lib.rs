@@ -37,8 +37,8 @@ pub use report::{About, RunReport};
 pub use statistics::Summary;
 pub use traces::public::DownloadError;
 pub use traces::{
-    Conversation, LONGEST_LINE, Message, Trace, TraceError, TraceFormat, TracePrompt, TraceRequest, Turn, block_ranges,
-    read as read_trace, read_file as read_trace_file,
+    Conversation, IdealHits, LONGEST_LINE, Message, PrefixOptions, Trace, TraceError, TraceFormat, TracePrompt,
+    TraceRequest, Turn, block_ranges, ideal_hits, ideal_hits_of, read as read_trace, read_file as read_trace_file,
 };
 
 use std::io::Write;

@@ -1,34 +1,54 @@
-//! The fields of one JSON line, each taken with its bounds or refused by name.
+//! The fields of one JSON object, each taken with its bounds or refused by name.
 //!
 //! Owns what a field's error says. Knows nothing of which format wants which field.
 use minisgl_config::LONGEST;
 use serde_json::{Map, Value};
 
-/// One line's object.
+/// One record's object, or one within it.
 pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
-    /// The object that `line` holds.
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice::<Value>(line) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(other) => Err(format!("{} where a JSON object `{{…}}` should be", kind(&other))),
+    /// The object that `record` holds.
+    pub(crate) fn parse(record: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice::<Value>(record) {
+            Ok(value) => Self::of(value),
             Err(error) => {
-                let at = error.column().min(line.len());
                 let mut problem = error.to_string();
                 problem.truncate(problem.find(" at line ").unwrap_or(problem.len()));
-                let field = last_field(&line[..at]).map(|name| format!("field `{name}`: ")).unwrap_or_default();
-                Err(format!("{field}not JSON at column {}: {problem}", error.column()))
+                // An array's element may have many lines.
+                let line = error.line().max(1) - 1;
+                let begins = record.split_inclusive(|&byte| byte == b'\n').take(line).map(<[u8]>::len).sum::<usize>();
+                let at = (begins + error.column()).min(record.len());
+                let field = last_field(&record[..at]).map(|name| format!("field `{name}`: ")).unwrap_or_default();
+                let line = if line == 0 { String::new() } else { format!(", {line} lines below the element's first") };
+                Err(format!("{field}not JSON at column {}{line}: {problem}", error.column()))
             }
         }
     }
 
-    /// Whether the line has this field.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+    /// The object that this value is.
+    pub(crate) fn of(value: Value) -> Result<Self, String> {
+        match value {
+            Value::Object(map) => Ok(Self(map)),
+            other => Err(format!("{} where a JSON object `{{…}}` should be", kind(&other))),
+        }
     }
 
-    /// The names of the line's fields, for a message.
+    /// Whether the object has this field, and not as null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// What `take` finds in a field that may be missing.
+    pub(crate) fn if_there<T>(
+        &self,
+        name: &str,
+        take: impl FnOnce(&Self, &str) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
+        if self.has(name) { take(self, name).map(Some) } else { Ok(None) }
+    }
+
+    /// The names of the object's fields, for a message.
     pub(crate) fn names(&self) -> String {
         const SHOWN: usize = 12;
         let names: Vec<String> = self.0.keys().take(SHOWN).map(|name| format!("`{}`", excerpt(name))).collect();
@@ -70,10 +90,51 @@ impl Fields {
     }
 
     /// A string.
-    pub(crate) fn text(&self, name: &str) -> Result<(), String> {
-        match self.get(name)?.is_string() {
-            true => Ok(()),
-            false => Err(self.wrong(name, "a string")),
+    pub(crate) fn text(&self, name: &str) -> Result<&str, String> {
+        self.get(name)?.as_str().ok_or_else(|| self.wrong(name, "a string"))
+    }
+
+    /// What names a session: a string or a whole number.
+    pub(crate) fn name(&self, name: &str) -> Result<String, String> {
+        match self.get(name)? {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) if number.is_u64() || number.is_i64() => Ok(number.to_string()),
+            _ => Err(self.wrong(name, "a string or a whole number")),
+        }
+    }
+
+    /// The objects in an array.
+    pub(crate) fn objects(&self, name: &str) -> Result<Vec<Self>, String> {
+        let Value::Array(values) = self.get(name)? else {
+            return Err(self.wrong(name, "an array of objects"));
+        };
+        let object = |(at, value): (usize, &Value)| {
+            Self::of(value.clone()).map_err(|problem| format!("field `{name}`: its element {at} is {problem}"))
+        };
+        values.iter().enumerate().map(object).collect()
+    }
+
+    /// A message's content: a string, null, or parts of which each is a text.
+    pub(crate) fn content(&self, name: &str) -> Result<String, String> {
+        match self.get(name)? {
+            Value::String(text) => Ok(text.clone()),
+            Value::Null => Ok(String::new()),
+            Value::Array(parts) => {
+                let text = |part: &Value| part.get("text").and_then(Value::as_str).map(str::to_owned);
+                let texts: Option<Vec<String>> = parts.iter().map(text).collect();
+                texts.map(|texts| texts.concat()).ok_or_else(|| {
+                    format!("field `{name}`: a part without `text`: only texts can be replayed, no images or audio")
+                })
+            }
+            _ => Err(self.wrong(name, "a string, null or an array of text parts")),
+        }
+    }
+
+    /// Says that a field cannot be replayed.
+    pub(crate) fn refuse(&self, names: &[&str], why: &str) -> Result<(), String> {
+        match names.iter().find(|name| self.has(name)) {
+            Some(name) => Err(format!("field `{name}`: {why}")),
+            None => Ok(()),
         }
     }
 
@@ -94,7 +155,7 @@ impl Fields {
     }
 
     fn get(&self, name: &str) -> Result<&Value, String> {
-        self.0.get(name).ok_or_else(|| format!("field `{name}` is missing; the line has {}", self.names()))
+        self.0.get(name).ok_or_else(|| format!("field `{name}` is missing; there is {}", self.names()))
     }
 
     fn wrong(&self, name: &str, right: &str) -> String {
@@ -130,7 +191,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// At most 40 characters, none of which moves a terminal's cursor.
-fn excerpt(text: &str) -> String {
+pub(super) fn excerpt(text: &str) -> String {
     let mut short: String = text.chars().take(40).map(|c| if c.is_control() { '�' } else { c }).collect();
     if text.chars().nth(40).is_some() {
         short.push('…');

@@ -3,26 +3,31 @@
 //! Owns the formats, their detection from content and the naming of what is wrong where. Knows nothing of prompts,
 //! servers or scales: a trace is its own times and lengths.
 //!
-//! A file is read line by line and only what is replayed is kept, so that its size is bounded by nothing but the disk;
-//! a line is at most [`LONGEST_LINE`].
+//! A file is read record by record, unpacked on the way, and only what is replayed is kept, so that its size is bounded by
+//! nothing but the disk; a record is at most [`LONGEST_LINE`] bytes.
+mod aiperf;
 mod blocks;
 mod fields;
+mod json;
+mod prefix;
 pub(crate) mod public;
+mod sharegpt;
 mod source;
+mod tables;
 mod types;
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 pub use blocks::block_ranges;
+pub use prefix::{IdealHits, PrefixOptions, ideal_hits, ideal_hits_of};
+pub use source::LONGEST_LINE;
 pub use types::{Conversation, Message, Trace, TraceFormat, TracePrompt, TraceRequest, Turn};
 
 use fields::Fields;
-use source::Hashed;
-
-/// Longest line that is read: a prompt of a million tokens in 16-token blocks needs half a megabyte.
-pub const LONGEST_LINE: usize = 16 << 20;
+use json::{Found, Objects};
+use source::{Broken, Hashed, Records, Shape};
+use tables::Table;
 
 /// Latest time in a trace: beyond any count of seconds since 1970 that a recorder could have written.
 const LATEST_S: f64 = 1e10;
@@ -49,11 +54,23 @@ pub enum TraceError {
         problem: String,
     },
     /// There is no request in it.
-    #[error("{file}: no request in it: a trace has one JSON object a line")]
+    #[error("{file}: no request in it{why}")]
     Empty {
         /// The file.
         file: String,
+        /// What there is instead.
+        why: String,
     },
+}
+
+impl TraceError {
+    fn of(file: &str, broken: Broken) -> Self {
+        let file = file.to_owned();
+        match broken {
+            Broken::Io(source) => Self::Io { file, source },
+            Broken::Line(line, problem) => Self::Line { file, line, problem },
+        }
+    }
 }
 
 /// Reads the trace at `path`; with a limit, only as many requests, and nothing beyond them is looked at.
@@ -70,122 +87,60 @@ pub fn read_file(path: &Path, limit: Option<usize>) -> Result<Trace, TraceError>
 /// Reads a trace called `name` in messages.
 pub fn read(name: &str, input: impl Read, limit: Option<usize>) -> Result<Trace, TraceError> {
     let mut hashed = Hashed::new(input);
-    let (format, requests) = lines(name, BufReader::with_capacity(1 << 16, &mut hashed), limit)?;
+    let mut found = found(&mut hashed, limit.unwrap_or(usize::MAX)).map_err(|broken| TraceError::of(name, broken))?;
     let sha256 = hashed.finish().map_err(|source| TraceError::Io { file: name.to_owned(), source })?;
-    let block_size = Some(match format {
-        TraceFormat::QwenBailian => 16,
-        TraceFormat::Mooncake => 512,
-    });
-    Ok(Trace { name: name.to_owned(), format, sha256, block_size, timed: true, requests: types::sorted(requests) })
-}
-
-fn lines(
-    name: &str,
-    mut input: impl BufRead,
-    limit: Option<usize>,
-) -> Result<(TraceFormat, Vec<TraceRequest>), TraceError> {
-    let (mut format, mut requests) = (None, Vec::new());
-    let mut chats = Chats::default();
-    let mut line = Vec::new();
-    for number in 1.. {
-        if limit.is_some_and(|limit| requests.len() >= limit) {
-            break;
-        }
-        let wrong = |problem| TraceError::Line { file: name.to_owned(), line: number, problem };
-        line.clear();
-        let taken = (&mut input).take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut line);
-        if taken.map_err(|source| TraceError::Io { file: name.to_owned(), source })? == 0 {
-            break;
-        }
-        if line.len() > LONGEST_LINE {
-            return Err(wrong(format!("the line is longer than {LONGEST_LINE} bytes: is this a trace?")));
-        }
-        let mut text = line.as_slice();
-        if number == 1 {
-            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        }
-        if text.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let fields = Fields::parse(text).map_err(|problem| match format {
-            None => wrong(problem + "; a trace has one JSON object a line, in Qwen-Bailian's form or Mooncake's"),
-            Some(_) => wrong(problem),
-        })?;
-        let format = match format {
-            Some(format) => format,
-            None => *format.insert(detect(&fields).map_err(wrong)?),
+    // A chat may hold more turns than are wanted.
+    found.requests.truncate(limit.unwrap_or(usize::MAX));
+    if found.requests.is_empty() {
+        let why = match found.skipped {
+            0 => format!("; {}", json::FORMATS),
+            n => format!(": in none of its {n} chats was a question answered"),
         };
-        let request = match format {
-            TraceFormat::QwenBailian => qwen_bailian(&fields, &mut chats),
-            TraceFormat::Mooncake => mooncake(&fields),
-        };
-        requests.push(request.map_err(wrong)?);
+        return Err(TraceError::Empty { file: name.to_owned(), why });
     }
-    let Some(format) = format else {
-        return Err(TraceError::Empty { file: name.to_owned() });
+    let block_size = match found.format {
+        TraceFormat::QwenBailian => Some(16),
+        TraceFormat::Mooncake => Some(512),
+        _ => found.requests.iter().any(|request| !request.hash_ids.is_empty()).then_some(512),
     };
-    chats.link(&mut requests);
-    Ok((format, requests))
+    let Found { format, timed, skipped, requests } = found;
+    let requests = types::sorted(requests);
+    Ok(Trace { name: name.to_owned(), format, sha256, block_size, timed, skipped, requests })
 }
 
-/// Which chat is whose parent: a parent may stand behind its child in the file.
-#[derive(Default)]
-struct Chats {
-    line_of: HashMap<u64, usize>,
-    parents: Vec<Option<u64>>,
-}
-
-impl Chats {
-    fn add(&mut self, chat: u64, parent: Option<u64>) {
-        self.line_of.insert(chat, self.parents.len());
-        self.parents.push(parent);
+/// Reads records until there are `limit` requests.
+fn found(input: impl Read, limit: usize) -> Result<Found, Broken> {
+    let mut records = Records::new(source::unpacked(input)?)?;
+    if records.shape() == Shape::Lines {
+        return table(records, limit);
     }
-
-    fn link(self, requests: &mut [TraceRequest]) {
-        for (request, parent) in requests.iter_mut().zip(&self.parents) {
-            if let Some(turn) = &mut request.session {
-                turn.parent = parent.and_then(|parent| self.line_of.get(&parent).copied());
-            }
-        }
+    let mut objects: Option<Objects> = None;
+    while objects.as_ref().is_none_or(|objects| objects.len() < limit) {
+        let Some((line, record)) = records.next()? else { break };
+        let wrong = |problem| Broken::Line(line, problem);
+        let fields = Fields::parse(record).map_err(wrong)?;
+        let objects = match &mut objects {
+            Some(objects) => objects,
+            None => objects.insert(Objects::detect(&fields).map_err(wrong)?),
+        };
+        objects.take(line, &fields).map_err(wrong)?;
     }
-}
-
-/// Which format the first line shows.
-fn detect(fields: &Fields) -> Result<TraceFormat, String> {
-    if fields.has("chat_id") || fields.has("parent_chat_id") {
-        Ok(TraceFormat::QwenBailian)
-    } else if fields.has("hash_ids") && fields.has("timestamp") {
-        Ok(TraceFormat::Mooncake)
-    } else {
-        Err(format!(
-            "neither of the formats that can be replayed: a Qwen-Bailian line has `chat_id`, `parent_chat_id`, \
-             `timestamp`, `input_length`, `output_length`, `type`, `turn` and `hash_ids`; a Mooncake line has \
-             `timestamp`, `input_length`, `output_length` and `hash_ids`; this one has {}",
-            fields.names()
-        ))
+    match objects {
+        Some(objects) => objects.finish().map_err(|(line, problem)| Broken::Line(line, problem)),
+        None => Ok(Found { format: TraceFormat::ShareGpt, timed: false, skipped: 0, requests: Vec::new() }),
     }
 }
 
-fn qwen_bailian(fields: &Fields, chats: &mut Chats) -> Result<TraceRequest, String> {
-    let chat = fields.whole("chat_id")?;
-    let parent = fields.whole_or_minus_one("parent_chat_id")?;
-    fields.text("type")?;
-    let number = u32::try_from(fields.whole("turn")?).unwrap_or(u32::MAX);
-    let mut request = request(fields, fields.time("timestamp", "seconds", LATEST_S)?)?;
-    request.session = Some(Turn { parent: None, number, delay_s: None });
-    chats.add(chat, parent);
-    Ok(request)
-}
-
-fn mooncake(fields: &Fields) -> Result<TraceRequest, String> {
-    request(fields, fields.time("timestamp", "milliseconds", LATEST_S * 1e3)? / 1e3)
-}
-
-fn request(fields: &Fields, timestamp_s: f64) -> Result<TraceRequest, String> {
-    let mut request =
-        TraceRequest::of_lengths(timestamp_s, fields.length("input_length")?, fields.length("output_length")?);
-    request.hash_ids = fields.hash_ids()?;
-    Ok(request)
+fn table(mut records: Records, limit: usize) -> Result<Found, Broken> {
+    let Some((line, header)) = records.next()? else {
+        return Ok(Found { format: TraceFormat::Azure, timed: true, skipped: 0, requests: Vec::new() });
+    };
+    let mut table = Table::detect(header).map_err(|problem| Broken::Line(line, problem))?;
+    while table.len() < limit {
+        let Some((line, record)) = records.next()? else { break };
+        table.take(record).map_err(|problem| Broken::Line(line, problem))?;
+    }
+    Ok(table.finish())
 }
 
 #[cfg(test)]

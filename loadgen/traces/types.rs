@@ -17,6 +17,8 @@ pub struct Trace {
     pub block_size: Option<usize>,
     /// Whether it says when requests arrive; otherwise every time is 0.
     pub timed: bool,
+    /// Records that hold no request: chats without an answered question.
+    pub skipped: usize,
     /// Its requests by time; those of one time in the file's order. Never empty.
     pub requests: Vec<TraceRequest>,
 }
@@ -141,6 +143,18 @@ pub enum TraceFormat {
     QwenBailian,
     /// Moonshot's Mooncake traces: JSONL, milliseconds, 512-token blocks.
     Mooncake,
+    /// BurstGPT: CSV, seconds, sessions where the header names them.
+    BurstGpt,
+    /// Azure's LLM inference traces of 2023 and 2024: CSV, dates.
+    Azure,
+    /// ShareGPT: a JSON array of recorded chats, without times or lengths.
+    ShareGpt,
+    /// AIPerf's `single_turn`: JSONL, a text a line.
+    AiperfSingleTurn,
+    /// AIPerf's `multi_turn`: JSONL, a chat a line.
+    AiperfMultiTurn,
+    /// AIPerf's `mooncake_trace`: Mooncake's, with texts or messages instead of ids where a line has them, and sessions.
+    AiperfMooncake,
 }
 
 impl fmt::Display for TraceFormat {
@@ -148,6 +162,12 @@ impl fmt::Display for TraceFormat {
         f.write_str(match self {
             Self::QwenBailian => "Qwen-Bailian JSONL",
             Self::Mooncake => "Mooncake JSONL",
+            Self::BurstGpt => "BurstGPT CSV",
+            Self::Azure => "Azure CSV",
+            Self::ShareGpt => "ShareGPT JSON",
+            Self::AiperfSingleTurn => "AIPerf single_turn JSONL",
+            Self::AiperfMultiTurn => "AIPerf multi_turn JSONL",
+            Self::AiperfMooncake => "AIPerf mooncake_trace JSONL",
         })
     }
 }

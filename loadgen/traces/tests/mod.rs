@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod formats;
+
 const QWEN: &str = r#"{"chat_id": 3, "parent_chat_id": -1, "timestamp": 1.5, "input_length": 33, "output_length": 7, "type": "text", "turn": 1, "hash_ids": [1, 2, 18446744073709551615]}"#;
 const MOONCAKE: &str = r#"{"timestamp": 2500, "input_length": 600, "output_length": 5, "hash_ids": [4, 5]}"#;
 
@@ -115,11 +117,13 @@ fn what_is_no_trace_says_what_would_be() {
     for (text, said) in [
         ("", "no request in it"),
         ("\n\n", "no request in it"),
-        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "t.jsonl:1: not JSON at column 1"),
-        ("[1]", "t.jsonl:1: an array where a JSON object"),
-        ("{}", "this one has none"),
-        (r#"{"text_input": "x"}"#, "Qwen-Bailian line has `chat_id`"),
-        ("\u{1b}[2J", "not JSON"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no request in it"),
+        ("TIMESTAMP,GeneratedTokens\n", "t.jsonl:1: the header lacks [\"ContextTokens\"]"),
+        ("[1]", "t.jsonl:1: a number where a JSON object"),
+        ("[]", "no request in it"),
+        ("{}", "this object has none"),
+        ("{\"x\": 1}", "this object has `x`; the formats that can be replayed are Qwen-Bailian (JSONL with `chat_id`"),
+        ("\u{1b}[2J", "neither JSON nor a header that is known"),
         ("{\"a\u{7}b\": 1}", "not JSON"),
     ] {
         let error = parse(text).unwrap_err();
@@ -133,27 +137,59 @@ fn what_is_no_trace_says_what_would_be() {
 
 #[test]
 fn a_line_without_end_is_refused_within_bounds() {
-    let error = read("t", std::io::repeat(b'['), None).unwrap_err().to_string();
+    let error = read("t", b"{".chain(std::io::repeat(b'x')), None).unwrap_err().to_string();
     assert!(error.contains("t:1: the line is longer than"), "{error}");
     let deep = format!("{{\"hash_ids\": {}", "[".repeat(100_000));
     assert!(parse(&deep).unwrap_err().contains("t.jsonl:1"));
 }
 
+/// What holds of every trace that was read.
+fn check(trace: &Trace) -> Result<(), TestCaseError> {
+    prop_assert!(!trace.requests.is_empty());
+    let mut before = 0.0;
+    for (index, request) in trace.requests.iter().enumerate() {
+        prop_assert!((0.0..=LATEST_S).contains(&request.timestamp_s) && request.timestamp_s >= before);
+        before = request.timestamp_s;
+        prop_assert!(trace.timed || before == 0.0);
+        prop_assert!(request.input_length <= Some(LONGEST) && request.output_length <= Some(LONGEST));
+        prop_assert!(request.hash_ids.is_empty() || trace.block_size.is_some());
+        prop_assert!(request.input_length.is_some() || request.prompt != TracePrompt::Lengths);
+        prop_assert!(request.session.and_then(|turn| turn.parent).is_none_or(|parent| parent < index));
+    }
+    Ok(())
+}
+
 proptest! {
-    /// Whatever a byte becomes: a trace or a named line, never a panic; and what is read is within bounds.
+    /// Whatever a byte becomes: a trace or a named record, never a panic; and what is read is within bounds.
     #[test]
-    fn mutated_lines_are_read_or_named(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), mooncake: bool) {
-        let mut bytes = format!("{0}\n{0}\n", if mooncake { MOONCAKE } else { QWEN }).into_bytes();
+    fn mutated_files_are_read_or_named(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        sample in prop::sample::select(formats::samples()),
+        packed: bool,
+    ) {
+        let mut bytes = sample.into_bytes();
         for (at, byte) in edits {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
+        if packed {
+            bytes = formats::gzip(&bytes);
+        }
         match read("t.jsonl", bytes.as_slice(), None) {
-            Ok(trace) => for request in trace.requests {
-                prop_assert!((0.0..=LATEST_S).contains(&request.timestamp_s));
-                prop_assert!(request.input_length <= Some(LONGEST) && request.output_length <= Some(LONGEST));
-            },
+            Ok(trace) => check(&trace)?,
             Err(error) => prop_assert!(error.to_string().starts_with("t.jsonl:"), "{}", error),
+        }
+    }
+
+    /// A packed file that is damaged is an error that names the file, or reads.
+    #[test]
+    fn damaged_packing_is_named(at in any::<prop::sample::Index>(), byte: u8, sample in prop::sample::select(formats::samples())) {
+        let mut bytes = formats::gzip(sample.as_bytes());
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        match read("t.jsonl", bytes.as_slice(), None) {
+            Ok(trace) => check(&trace)?,
+            Err(error) => prop_assert!(error.to_string().contains("t.jsonl"), "{}", error),
         }
     }
 
