@@ -23,6 +23,16 @@ pub enum LoadgenError {
         /// Why.
         source: std::io::Error,
     },
+    /// A flag names a file that cannot be written.
+    #[error("{flag} {}: cannot write it: {source}", path.display())]
+    Write {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// No server at `--url`.
     #[error(
         "cannot reach {url}: {problem}; is the server running there? `minisgl serve` starts one, --url names another"

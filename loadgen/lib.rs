@@ -18,6 +18,7 @@ mod bodies;
 mod client;
 mod counters;
 mod error;
+pub mod inspect;
 mod lengths;
 mod models;
 pub mod plot;

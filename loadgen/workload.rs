@@ -1,17 +1,15 @@
 //! From settings to runs: which requests, how long, when.
 //!
 //! Owns what `--trace`, `--concurrency` and `--simple` mean. Reads traces, and makes no connection.
-use std::path::PathBuf;
-
 use minisgl_config::LengthRange;
-use minisgl_config::loadgen::{LengthRules, PublicTrace, SHIPPED_TRACE, SHIPPED_TRACE_NAME, TraceSource, Workload};
+use minisgl_config::loadgen::{LengthRules, Workload};
 
 use crate::ConsoleOptions;
 use crate::arrivals::{self, Arrivals};
 use crate::error::LoadgenError;
 use crate::lengths::Lengths;
 use crate::rng::SplitMix;
-use crate::traces::{self, Trace, TraceRequest, public};
+use crate::traces::{self, Trace, TraceRequest};
 
 /// What is to be sent.
 pub(crate) struct Planned {
@@ -42,7 +40,7 @@ const LENGTHS: u64 = u64::MAX;
 pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> Result<Planned, LoadgenError> {
     match workload {
         Workload::Trace { source, time_scales, limit, lengths } => {
-            let trace = read(source, *limit, console)?;
+            let trace = traces::open(source, *limit, console)?;
             note_trace(&trace, console);
             Ok(Planned {
                 lengths: trace.requests.iter().map(|r| known(lengths, r)).collect(),
@@ -96,15 +94,6 @@ impl Run {
     }
 }
 
-fn read(source: &TraceSource, limit: Option<usize>, console: ConsoleOptions) -> Result<Trace, LoadgenError> {
-    let file = |path: PathBuf| Ok(traces::read_file(&path, limit)?);
-    match source {
-        TraceSource::Shipped => Ok(traces::read(SHIPPED_TRACE_NAME, SHIPPED_TRACE.as_bytes(), limit)?),
-        TraceSource::File(path) => file(path.clone()),
-        TraceSource::Qwen => file(public::fetch(&PublicTrace::qwen(), &minisgl_checkpoint::cache_folder(), console)?),
-    }
-}
-
 fn note_trace(trace: &Trace, console: ConsoleOptions) {
     let (first, last) = (&trace.requests[0], &trace.requests[trace.requests.len() - 1]);
     let span = last.timestamp_s - first.timestamp_s;
@@ -124,6 +113,8 @@ fn drawn(n: usize, [input, output]: [LengthRange; 2], rules: &LengthRules, seed:
 
 #[cfg(test)]
 mod tests {
+    use minisgl_config::loadgen::{SHIPPED_TRACE_NAME, TraceSource};
+
     use super::*;
 
     fn planned(workload: Workload, seed: u64) -> Planned {
