@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use minisgl_config::loadgen::ServerUrl;
 
+use crate::public::DownloadError;
 use crate::traces::TraceError;
-use crate::traces::public::DownloadError;
 
 /// What keeps a run from happening. Every message says what would be right.
 #[derive(Debug, thiserror::Error)]

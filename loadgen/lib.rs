@@ -24,6 +24,7 @@ mod models;
 pub mod plot;
 mod progress;
 mod prompts;
+mod public;
 mod records;
 mod report;
 mod rng;
@@ -34,9 +35,9 @@ mod workload;
 
 pub use error::LoadgenError;
 pub use progress::{ConsoleOptions, Progress};
+pub use public::DownloadError;
 pub use report::{About, RunReport};
 pub use statistics::Summary;
-pub use traces::public::DownloadError;
 pub use traces::{
     Conversation, IdealHits, LONGEST_LINE, Message, PrefixOptions, Trace, TraceError, TraceFormat, TracePrompt,
     TraceRequest, Turn, block_ranges, ideal_hits, ideal_hits_of, read as read_trace, read_file as read_trace_file,

@@ -8,8 +8,9 @@ use crate::ConsoleOptions;
 use crate::arrivals::{self, Arrivals};
 use crate::error::LoadgenError;
 use crate::lengths::Lengths;
+use crate::public;
 use crate::rng::SplitMix;
-use crate::traces::{self, Trace, TraceRequest};
+use crate::traces::{Trace, TraceRequest};
 
 /// What is to be sent.
 pub(crate) struct Planned {
@@ -40,7 +41,7 @@ const LENGTHS: u64 = u64::MAX;
 pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> Result<Planned, LoadgenError> {
     match workload {
         Workload::Trace { source, time_scales, limit, lengths } => {
-            let trace = traces::open(source, *limit, console)?;
+            let trace = public::open(source, *limit, console)?;
             note_trace(&trace, console);
             Ok(Planned {
                 lengths: trace.requests.iter().map(|r| known(lengths, r)).collect(),

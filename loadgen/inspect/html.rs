@@ -71,8 +71,8 @@ fn gaps(trace: &Trace, of: &Inspection) -> Figure {
     gaps.sort_by(f64::total_cmp);
     let zero = gaps.partition_point(|&gap| gap <= 0.0);
     let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-    let low = gaps.get(zero).copied().unwrap_or(1.0).max(mean / 1e4);
-    // The same mean, from 1/10,000 of it to ten times it, two hundred points.
+    // Two hundred points up to ten means, from a hundredth of it or less where there are such gaps.
+    let low = gaps.get(zero).copied().unwrap_or(mean).clamp(mean / 1e4, mean / 1e2);
     let poisson = (0..=200).map(|i| low * (mean * 10.0 / low).powf(f64::from(i) / 200.0));
     let poisson: Vec<(f64, f64)> = poisson.map(|gap| (gap, 1.0 - (-gap / mean).exp())).collect();
     let note = format!("{zero} of {} gaps are 0, left of the axis", gaps.len());

@@ -12,8 +12,8 @@ use minisgl_config::loadgen::TraceSource;
 
 pub use figures::{ArrivalFigures, Counts, Inspection, PrefixFigures, Spread, TurnFigures};
 
-use crate::traces::{self, Trace};
-use crate::{ConsoleOptions, LoadgenError};
+use crate::traces::Trace;
+use crate::{ConsoleOptions, LoadgenError, public};
 
 /// What is asked about a trace.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +44,7 @@ impl InspectOptions {
 /// # Errors
 /// The trace cannot be had or read, or the page not be written.
 pub fn inspect(options: &InspectOptions, console: ConsoleOptions) -> Result<Inspection, LoadgenError> {
-    let trace = traces::open(&options.source, options.limit, console)?;
+    let trace = public::open(&options.source, options.limit, console)?;
     let inspection = Inspection::of(&trace, &options.contexts);
     if let Some(path) = &options.html {
         let page = html::page(&trace, &inspection);

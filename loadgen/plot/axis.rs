@@ -113,7 +113,8 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let every = (decades / 8).max(1) as usize;
     let ticks =
         (first..=last).step_by(every).flat_map(|exponent| between.iter().map(move |m| m * 10f64.powi(exponent)));
-    ticks.filter(|&tick| tick >= low * (1.0 - 1e-9) && tick <= high * (1.0 + 1e-9)).collect()
+    let ticks: Vec<f64> = ticks.filter(|&tick| tick >= low * (1.0 - 1e-9) && tick <= high * (1.0 + 1e-9)).collect();
+    if ticks.len() < 2 { linear_ticks(low, high) } else { ticks }
 }
 
 /// A number as a reader takes it in: three digits that count, `k`, `M`, `G` above.

@@ -19,10 +19,11 @@ pub fn page(title: &str, body: &str) -> String {
     )
 }
 
-/// A table of these rows: the first cell of each heads it, figures stand right. An empty heading is left out.
+/// A table of these rows: the first cell of each heads it, figures stand right. An empty heading is left out, and what is then a list of facts stands left.
 pub fn table<const N: usize>(heading: &[&str; N], rows: &[[String; N]]) -> String {
-    let mut html = String::from("<table>\n");
-    if heading.iter().any(|cell| !cell.is_empty()) {
+    let headed = heading.iter().any(|cell| !cell.is_empty());
+    let mut html = String::from(if headed { "<table>\n" } else { "<table class=\"facts\">\n" });
+    if headed {
         let cells: String = heading.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escape(cell))).collect();
         let _ = writeln!(html, "<thead><tr>{cells}</tr></thead>");
     }

@@ -4,13 +4,13 @@
 //! servers or scales: a trace is its own times and lengths.
 //!
 //! A file is read record by record, unpacked on the way, and only what is replayed is kept, so that its size is bounded by
-//! nothing but the disk; a record is at most [`LONGEST_LINE`] bytes.
+//! nothing but the disk; a record is at most [`LONGEST_LINE`] bytes. Nothing in here uses the rest of this crate, so that
+//! `fuzz/` compiles it alone.
 mod aiperf;
 mod blocks;
 mod fields;
 mod json;
 mod prefix;
-pub(crate) mod public;
 mod sharegpt;
 mod source;
 mod tables;
@@ -24,9 +24,6 @@ pub use prefix::{IdealHits, PrefixOptions, ideal_hits, ideal_hits_of};
 pub use source::LONGEST_LINE;
 pub use types::{Conversation, Message, Trace, TraceFormat, TracePrompt, TraceRequest, Turn};
 
-use minisgl_config::loadgen::{PublicTrace, SHIPPED_TRACE, SHIPPED_TRACE_NAME, TraceSource};
-
-use crate::ConsoleOptions;
 use fields::Fields;
 use json::{Found, Objects};
 use source::{Broken, Hashed, Records, Shape};
@@ -74,22 +71,6 @@ impl TraceError {
             Broken::Line(line, problem) => Self::Line { file, line, problem },
         }
     }
-}
-
-/// Reads a trace from where the settings say, downloading it first where that must be.
-pub(crate) fn open(
-    source: &TraceSource,
-    limit: Option<usize>,
-    console: ConsoleOptions,
-) -> Result<Trace, crate::LoadgenError> {
-    Ok(match source {
-        TraceSource::Shipped => read(SHIPPED_TRACE_NAME, SHIPPED_TRACE.as_bytes(), limit)?,
-        TraceSource::File(path) => read_file(path, limit)?,
-        TraceSource::Qwen => {
-            let path = public::fetch(&PublicTrace::qwen(), &minisgl_checkpoint::cache_folder(), console)?;
-            read_file(&path, limit)?
-        }
-    })
 }
 
 /// Reads the trace at `path`; with a limit, only as many requests, and nothing beyond them is looked at.

@@ -1,4 +1,4 @@
-//! The public trace: downloaded once, checked, kept in the cache folder.
+//! Where a trace comes from: a file, this program, or the public one, downloaded once, checked, kept in the cache folder.
 //!
 //! Owns the download and what is said where the address cannot be reached. Knows nothing of the trace's meaning beyond
 //! that its first line must read as one.
@@ -7,10 +7,11 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use minisgl_config::loadgen::PublicTrace;
+use minisgl_config::loadgen::{PublicTrace, SHIPPED_TRACE, SHIPPED_TRACE_NAME, TraceSource};
 
-use crate::ConsoleOptions;
 use crate::progress::Bytes;
+use crate::traces::{self, Trace};
+use crate::{ConsoleOptions, LoadgenError};
 
 /// A server that does not answer within this is not reachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -32,6 +33,18 @@ pub struct DownloadError {
     path: PathBuf,
 }
 
+/// Reads a trace from where the settings say, downloading it first where that must be.
+pub(crate) fn open(source: &TraceSource, limit: Option<usize>, console: ConsoleOptions) -> Result<Trace, LoadgenError> {
+    Ok(match source {
+        TraceSource::Shipped => traces::read(SHIPPED_TRACE_NAME, SHIPPED_TRACE.as_bytes(), limit)?,
+        TraceSource::File(path) => traces::read_file(path, limit)?,
+        TraceSource::Qwen => {
+            let path = fetch(&PublicTrace::qwen(), &minisgl_checkpoint::cache_folder(), console)?;
+            traces::read_file(&path, limit)?
+        }
+    })
+}
+
 /// The trace's path in `cache`, downloaded if it is not there yet.
 pub(crate) fn fetch(trace: &PublicTrace, cache: &Path, console: ConsoleOptions) -> Result<PathBuf, DownloadError> {
     let folder = cache.join("traces");
@@ -46,7 +59,7 @@ pub(crate) fn fetch(trace: &PublicTrace, cache: &Path, console: ConsoleOptions) 
         .map_err(|error| format!("cannot make {}: {error}", folder.display()))
         .and_then(|()| download(&trace.url, &partial, console))
         .and_then(|()| {
-            super::read_file(&partial, Some(1)).map_err(|error| format!("what came is no trace: {error}"))?;
+            traces::read_file(&partial, Some(1)).map_err(|error| format!("what came is no trace: {error}"))?;
             std::fs::rename(&partial, &path).map_err(|error| error.to_string())
         });
     done.map_err(|problem| {
