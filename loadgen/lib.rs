@@ -17,6 +17,7 @@ mod arrivals;
 mod bodies;
 mod client;
 mod counters;
+pub mod datasets;
 mod error;
 pub mod inspect;
 mod lengths;

@@ -94,6 +94,11 @@ impl Fields {
         self.get(name)?.as_str().ok_or_else(|| self.wrong(name, "a string"))
     }
 
+    /// True or false.
+    pub(crate) fn truth(&self, name: &str) -> Result<bool, String> {
+        self.get(name)?.as_bool().ok_or_else(|| self.wrong(name, "true or false"))
+    }
+
     /// What names a session: a string or a whole number.
     pub(crate) fn name(&self, name: &str) -> Result<String, String> {
         match self.get(name)? {

@@ -24,9 +24,10 @@ pub use prefix::{IdealHits, PrefixOptions, ideal_hits, ideal_hits_of};
 pub use source::LONGEST_LINE;
 pub use types::{Conversation, Message, Trace, TraceFormat, TracePrompt, TraceRequest, Turn};
 
-use fields::Fields;
+pub(crate) use fields::Fields;
 use json::{Found, Objects};
-use source::{Broken, Hashed, Records, Shape};
+pub(crate) use source::{Broken, Records, unpacked};
+use source::{Hashed, Shape};
 use tables::Table;
 
 /// Latest time in a trace: beyond any count of seconds since 1970 that a recorder could have written.

@@ -30,7 +30,7 @@ mod tokenizer;
 
 pub use config::{Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
 pub use error::CheckpointError;
-pub use find::{FindError, FindOptions, Found, Hub, cache_folder, find, name_of};
+pub use find::{FindError, FindOptions, Found, Hub, cache_folder, find, find_dataset_file, name_of};
 pub use open::{Checkpoint, OpenOptions};
 pub use tensor::Tensor;
 pub use tokenizer::{GgufTokenizer, HfTokenizer, TokenizerSource};

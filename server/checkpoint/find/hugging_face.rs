@@ -24,14 +24,7 @@ pub(super) fn fetch(id: &HubId, places: &HuggingFacePlaces, options: &FindOption
         return kept().ok_or_else(|| failed(why()));
     }
     let cache = Cache::new(places.cache.clone());
-    let mut builder = ApiBuilder::from_cache(cache.clone())
-        .with_endpoint(places.endpoint.clone())
-        .with_retries(RETRIES)
-        .with_progress(false);
-    if let Some(token) = &places.token {
-        builder = builder.with_token(Some(token.clone()));
-    }
-    let api = builder.build().map_err(|e| failed(e.to_string()))?;
+    let api = api(&cache, places).map_err(|e| failed(e.to_string()))?;
     let info = match api.model(id.repository.clone()).info() {
         Ok(info) => info,
         Err(e) if !is_refusal(&e) => {
@@ -48,6 +41,38 @@ pub(super) fn fetch(id: &HubId, places: &HuggingFacePlaces, options: &FindOption
     let main = cache.repo(Repo::model(id.repository.clone()));
     main.create_ref(&info.sha).map_err(FindError::io(&id.text(), &places.cache))?;
     Ok(path)
+}
+
+/// One file of a data set in the cache, fetched if it is not there: data sets do not change as models do, so what is there
+/// serves without asking.
+pub(super) fn dataset_file(
+    repository: &str,
+    file: &str,
+    places: &HuggingFacePlaces,
+    progress: bool,
+) -> Result<PathBuf, FindError> {
+    let failed = |why: String| FindError::Fetch { model: format!("{repository}:{file}"), why };
+    let cache = Cache::new(places.cache.clone());
+    if let Some(path) = cache.dataset(repository.to_owned()).get(file) {
+        return Ok(path);
+    }
+    if places.offline {
+        return Err(failed(format!("HF_HUB_OFFLINE is set, and {} does not hold it", places.cache.display())));
+    }
+    let api = api(&cache, places).map_err(|e| failed(e.to_string()))?;
+    let fetched = api.dataset(repository.to_owned()).download_with_progress(file, Progress::new(progress, file, 0));
+    fetched.map_err(|e| failed(format!("{}: {e}", places.endpoint)))
+}
+
+fn api(cache: &Cache, places: &HuggingFacePlaces) -> Result<Api, ApiError> {
+    let mut builder = ApiBuilder::from_cache(cache.clone())
+        .with_endpoint(places.endpoint.clone())
+        .with_retries(RETRIES)
+        .with_progress(false);
+    if let Some(token) = &places.token {
+        builder = builder.with_token(Some(token.clone()));
+    }
+    builder.build()
 }
 
 /// The hub answered, and said no.

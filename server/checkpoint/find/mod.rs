@@ -107,6 +107,12 @@ pub fn find(options: &FindOptions<'_>) -> Result<Found, FindError> {
     find_in(options, &Places::from_env())
 }
 
+/// One file of a data set on the Hugging Face hub, fetched into the cache if it is not there yet; the environment is
+/// honoured as by [`find`].
+pub fn find_dataset_file(repository: &str, file: &str, progress: bool) -> Result<PathBuf, FindError> {
+    hugging_face::dataset_file(repository, file, &Places::from_env().hugging_face, progress)
+}
+
 /// The name that [`find`] would give the model, without fetching anything: for what must be named before it is loaded.
 /// A model that cannot be found is named as it was asked for.
 pub fn name_of(model: &str) -> String {
