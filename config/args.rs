@@ -12,7 +12,7 @@ use crate::field::{Form, Settings};
 use crate::length::{LONGEST, LengthRange};
 use crate::resolve::{Outcome, apply_shell_mode, one_running, refuse_dummy_weights, resolve};
 use crate::settings::{
-    BenchBatchedSettings, BenchOfflineSettings, CacheType, ChatSettings, LogSettings, ServeSettings,
+    BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings, LogSettings, ServeSettings,
 };
 use crate::sources::{ConfigFile, Environment, Given, Origin};
 use crate::table::{Group, SETTINGS};
@@ -236,6 +236,13 @@ pub struct BenchOfflineArgs {
     /// Output tokens of a sequence: a number, or A-B for uniform draws
     #[arg(long, value_name = "A[-B]", default_value = "100-1024")]
     output_len: LengthRange,
+    /// Ask recorded questions instead, and let answers end by themselves: a parquet or JSON file of chats, or `wildchat`
+    /// (downloaded once); the first --num-seqs questions in English or Chinese that are neither redacted nor toxic
+    #[arg(long, value_name = "FILE|wildchat", conflicts_with_all = ["input_len", "output_len"])]
+    dataset: Option<String>,
+    /// Most output tokens of an answer to the dataset's questions
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = prompt_length, requires = "dataset")]
+    max_output_len: usize,
     /// Seed of lengths, prompts and sampling
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
@@ -256,6 +263,7 @@ impl BenchOfflineArgs {
             num_seqs: self.num_seqs,
             input_len: self.input_len,
             output_len: self.output_len,
+            dataset: self.dataset.map(|source| BenchDataset { source, max_output_len: self.max_output_len }),
             seed: self.seed,
             temperature: self.temperature,
             json: self.json,

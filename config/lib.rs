@@ -27,8 +27,8 @@ pub use args::{
 pub use error::ConfigError;
 pub use length::{LONGEST, LengthError, LengthRange};
 pub use settings::{
-    BenchBatchedSettings, BenchOfflineSettings, CacheType, ChatSettings, DTypeChoice, DeviceKind, EngineSettings,
-    GenerationDefaults, HubSource, LogLevel, LogSettings, MetricsPrefix, ServeSettings, ShellSettings,
+    BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings, DTypeChoice, DeviceKind,
+    EngineSettings, GenerationDefaults, HubSource, LogLevel, LogSettings, MetricsPrefix, ServeSettings, ShellSettings,
 };
 pub use show::{ConfigArgs, Report};
 pub use sources::Environment;

@@ -151,7 +151,16 @@ pub struct ChatSettings {
     pub shell: ShellSettings,
 }
 
-/// `minisgl bench offline`: random prompts of drawn lengths, all at once.
+/// Recorded questions for `minisgl bench offline`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchDataset {
+    /// A file, or `wildchat`.
+    pub source: String,
+    /// Most output tokens of an answer, at least 1.
+    pub max_output_len: usize,
+}
+
+/// `minisgl bench offline`: random prompts of drawn lengths, or recorded questions, all at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchOfflineSettings {
     /// The engine that is measured.
@@ -162,6 +171,8 @@ pub struct BenchOfflineSettings {
     pub input_len: LengthRange,
     /// Output tokens, drawn uniformly for each sequence.
     pub output_len: LengthRange,
+    /// Questions instead of random prompts; answers then end by themselves.
+    pub dataset: Option<BenchDataset>,
     /// Of lengths, prompts and sampling.
     pub seed: u64,
     /// 0 (greedy) to 2.

@@ -2,7 +2,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Server, minisgl, root, run_err, run_ok, tiny_chat};
 
@@ -120,6 +120,41 @@ fn bench_prints_one_json_object_a_line() {
     let row: Value = serde_json::from_str(out.trim()).expect("one JSON object");
     let (output, total) = (row["output_tok_s"].as_f64().unwrap(), row["total_tok_s"].as_f64().unwrap());
     assert!(output > 0.0 && total > output, "{row}");
+}
+
+#[test]
+fn bench_asks_recorded_questions() {
+    let model = tiny_chat();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let row = |language: &str, text: &str| json!({"language": language, "conversation": [{"role": "user", "content": text}, {"role": "assistant", "content": "A"}]});
+    let long = "a ".repeat(50_000);
+    let rows = [row("English", "Hi there"), row("French", "Salut"), row("English", &long), row("Chinese", "Hello")];
+    std::fs::write(&path, rows.map(|row| row.to_string()).join("\n")).unwrap();
+    let dataset = path.to_str().unwrap();
+    let out = run_ok(&["bench", "offline", "--model", &model, "--dataset", dataset, "--max-output-len", "7", "--json"]);
+    let figures: Value = serde_json::from_str(out.trim()).expect("one JSON object");
+    assert_eq!(
+        (
+            &figures["num_seqs"],
+            &figures["rows"],
+            &figures["skipped"]["language"],
+            &figures["too_long"],
+            &figures["output_budget"]
+        ),
+        (&2.into(), &4.into(), &1.into(), &1.into(), &14.into()),
+        "{figures}"
+    );
+    let (used, stopped) = (figures["output_tokens"].as_u64().unwrap(), figures["stopped"].as_u64().unwrap());
+    // What is below the budget ended by itself.
+    assert!((1..=14).contains(&used) && (stopped > 0 || used == 14), "{figures}");
+    assert_eq!(figures["input_lengths"]["n"], 2);
+    let table = run_ok(&["bench", "offline", "--model", &model, "--dataset", dataset, "--max-output-len", "7"]);
+    assert!(table.contains("budget 14 output tokens, used") && table.contains("1 in other languages"), "{table}");
+
+    std::fs::write(&path, "{\"conversation\": 5}").unwrap();
+    let said = run_err(&["bench", "offline", "--model", &model, "--dataset", dataset]);
+    assert!(said.contains("chats.jsonl: line 1: field `conversation`: 5 where an array"), "{said}");
 }
 
 #[test]

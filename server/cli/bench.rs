@@ -1,6 +1,9 @@
 //! `minisgl bench offline|batched`: the engine's own speed, through the library's API and no HTTP.
 //!
-//! Prompts are distinct random token ids, nothing ends early, and no prefix is cached (that is `bench`'s default).
+//! Prompts are distinct random token ids, nothing ends early, and no prefix is cached (that is `bench`'s default); with
+//! `--dataset` they are recorded questions, and answers end by themselves.
+mod questions;
+
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -17,6 +20,9 @@ const LARGEST_ID: u32 = 10_000;
 
 /// `minisgl bench offline`
 pub(crate) fn offline(settings: &BenchOfflineSettings) -> Outcome {
+    if let Some(dataset) = &settings.dataset {
+        return questions::run(settings, dataset);
+    }
     let llm = load::load(&settings.engine)?;
     let mut random = StdRng::seed_from_u64(settings.seed);
     let mut prompts = Vec::with_capacity(settings.num_seqs);

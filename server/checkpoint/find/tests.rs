@@ -383,3 +383,20 @@ fn modelscope_failures_name_the_model_and_the_address() {
     let error = find_ms("org/tiny", true, &places(root.path(), &odd.url())).unwrap_err();
     assert!(error.contains("not the listing that it should be"), "{error}");
 }
+
+#[test]
+fn a_data_sets_file_is_fetched_once_and_a_hub_out_of_reach_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let get = |endpoint: &str| {
+        hugging_face::dataset_file("org/chats", "data/a.parquet", &places(root.path(), endpoint).hugging_face, false)
+            .map_err(|e| e.to_string())
+    };
+    let error = get(NOWHERE).unwrap_err();
+    assert!(error.contains("org/chats:data/a.parquet") && error.contains(NOWHERE), "{error}");
+    let kept = root.path().join("hf/hub/datasets--org--chats");
+    fs::create_dir_all(kept.join("refs")).unwrap();
+    fs::create_dir_all(kept.join("snapshots").join(COMMIT).join("data")).unwrap();
+    write(&kept, "refs/main", COMMIT);
+    write(&kept.join("snapshots").join(COMMIT), "data/a.parquet", "rows");
+    assert_eq!(fs::read_to_string(get(NOWHERE).unwrap()).unwrap(), "rows");
+}
