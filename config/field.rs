@@ -255,7 +255,7 @@ fn said(text: &str) -> Option<String> {
     (!text.trim().is_empty()).then(|| text.to_owned())
 }
 
-/// A span of time to the millisecond, in `min ..= max`.
+/// A span of time to the microsecond, in `min ..= max`.
 pub(crate) struct Span {
     pub(crate) at: fn(&mut Settings) -> &mut Duration,
     pub(crate) min: Duration,
@@ -283,24 +283,82 @@ impl Field for Span {
     }
 }
 
+/// A span of time to the microsecond in `ZERO ..= max`, or not set.
+pub(crate) struct OptionalSpan {
+    pub(crate) at: fn(&mut Settings) -> &mut Option<Duration>,
+    pub(crate) max: Duration,
+    pub(crate) unset: &'static str,
+}
+
+impl Field for OptionalSpan {
+    fn form(&self) -> Form {
+        Form::Span
+    }
+    fn expects(&self) -> String {
+        format!("a time from 0s to {}, such as 50ms, 0.5ms or 0.02s", span_text(self.max))
+    }
+    fn placeholder(&self) -> &'static str {
+        "TIME"
+    }
+    fn set(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
+        *(self.at)(settings) = Some(span(text).filter(|span| *span <= self.max).ok_or_else(|| expected(self))?);
+        Ok(())
+    }
+    fn get(&self, settings: &mut Settings) -> Option<String> {
+        (self.at)(settings).map(span_text)
+    }
+    fn unset(&self) -> &'static str {
+        self.unset
+    }
+}
+
 fn span(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let ms_each = match unit {
-        "ms" => 1.0,
-        "" | "s" => 1e3,
-        "m" => 60e3,
-        "h" => 3600e3,
+    let us_each = match unit {
+        "ms" => 1e3,
+        "" | "s" => 1e6,
+        "m" => 60e6,
+        "h" => 3600e6,
         _ => return None,
     };
     // `as` saturates: a span beyond every bound stays beyond it.
-    number.parse::<f64>().ok().map(|n| Duration::from_millis((n * ms_each).round() as u64))
+    number.parse::<f64>().ok().map(|n| Duration::from_micros((n * us_each).round() as u64))
 }
 
 fn span_text(span: Duration) -> String {
-    match span.as_millis() {
-        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
-        ms => format!("{ms}ms"),
+    match span.as_micros() {
+        us if us % 1_000_000 == 0 => format!("{}s", us / 1_000_000),
+        us if us % 1000 == 0 => format!("{}ms", us / 1000),
+        us => format!("{}.{:03}ms", us / 1000, us % 1000),
+    }
+}
+
+/// A simulated GPU's profile, or not set.
+pub(crate) struct ProfileName {
+    pub(crate) at: fn(&mut Settings) -> &mut Option<String>,
+}
+
+impl Field for ProfileName {
+    fn form(&self) -> Form {
+        Form::Text
+    }
+    fn expects(&self) -> String {
+        crate::sim::expects()
+    }
+    fn placeholder(&self) -> &'static str {
+        "NAME"
+    }
+    fn set(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
+        crate::sim::check_name(text)?;
+        *(self.at)(settings) = Some(text.to_owned());
+        Ok(())
+    }
+    fn get(&self, settings: &mut Settings) -> Option<String> {
+        (self.at)(settings).clone()
+    }
+    fn unset(&self) -> &'static str {
+        crate::sim::DEFAULT_PROFILE
     }
 }
 
@@ -385,7 +443,7 @@ impl Field for AttentionBackend {
         Form::Text
     }
     fn expects(&self) -> String {
-        "auto or the device's own name (cpu, reference), or such a pair for prefill,decode".to_owned()
+        "auto or the device's own name (cpu, reference, sim), or such a pair for prefill,decode".to_owned()
     }
     fn placeholder(&self) -> &'static str {
         "NAME"
@@ -397,7 +455,7 @@ impl Field for AttentionBackend {
                 "{name} is other people's kernels, which are not used here: use auto or the device's own name"
             ));
         }
-        if names.len() > 2 || !names.iter().all(|name| ["auto", "cpu", "reference"].contains(name)) {
+        if names.len() > 2 || !names.iter().all(|name| ["auto", "cpu", "reference", "sim"].contains(name)) {
             return Err(expected(self));
         }
         settings.attention_backend = text.to_owned();
@@ -419,11 +477,9 @@ impl Named for DTypeChoice {
 }
 
 impl Named for DeviceKind {
-    const NAMES: &'static [(&'static str, Self)] = &[("cpu", Self::Cpu), ("reference", Self::Reference)];
-    const ABSENT: &'static [(&'static str, &'static str)] = &[
-        ("cuda", "the CUDA device is not there yet: use cpu"),
-        ("sim", "the simulator is not there yet: use cpu (with a small model it answers quickly)"),
-    ];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("cpu", Self::Cpu), ("reference", Self::Reference), ("sim", Self::Sim)];
+    const ABSENT: &'static [(&'static str, &'static str)] = &[("cuda", "the CUDA device is not there yet: use cpu")];
 }
 
 impl Named for CacheType {
@@ -466,6 +522,8 @@ mod tests {
             ("2m", 120_000, "120s"),
             ("1h", 3_600_000, "3600s"),
             ("0", 0, "0s"),
+            ("0.5ms", 0, "0.500ms"),
+            ("0.0205s", 20, "20.500ms"),
         ] {
             let read = span(text).unwrap();
             assert_eq!((read.as_millis(), span_text(read).as_str()), (ms, shown), "{text}");

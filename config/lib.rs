@@ -14,6 +14,7 @@ pub mod loadgen;
 mod resolve;
 pub mod settings;
 mod show;
+pub mod sim;
 mod sources;
 mod table;
 
@@ -29,6 +30,7 @@ pub use length::{LONGEST, LengthError, LengthRange};
 pub use settings::{
     BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings, DTypeChoice, DeviceKind,
     EngineSettings, GenerationDefaults, HubSource, LogLevel, LogSettings, MetricsPrefix, ServeSettings, ShellSettings,
+    SimSettings,
 };
 pub use show::{ConfigArgs, Report};
 pub use sources::Environment;

@@ -55,6 +55,7 @@ pub(crate) fn resolve(
     }
     ConfigError::check(problems)?;
     check_attention(&outcome)?;
+    check_simulated(&outcome)?;
     Ok(outcome)
 }
 
@@ -63,6 +64,7 @@ fn check_attention(outcome: &Outcome) -> Result<(), ConfigError> {
     let own = match outcome.settings.serve.engine.device {
         DeviceKind::Cpu => "cpu",
         DeviceKind::Reference => "reference",
+        DeviceKind::Sim => "sim",
     };
     match outcome.settings.attention_backend.split(',').find(|name| *name != "auto" && *name != own) {
         None => Ok(()),
@@ -71,6 +73,24 @@ fn check_attention(outcome: &Outcome) -> Result<(), ConfigError> {
             place(outcome, "attention-backend")
         ))),
     }
+}
+
+/// Ranks are simulated ones alone, and what a simulated device is like changes nothing for a real one.
+fn check_simulated(outcome: &Outcome) -> Result<(), ConfigError> {
+    let engine = &outcome.settings.serve.engine;
+    if engine.device == DeviceKind::Sim {
+        return Ok(());
+    }
+    let given = |name| *outcome.origin(name) != Origin::Default;
+    let mut problems: Vec<String> = Vec::new();
+    if engine.tensor_parallel_size.is_some_and(|ranks| ranks != 1) {
+        let why = "tensor parallelism is not there yet: use 1 (--threads spreads one rank over the cores)";
+        problems.push(format!("{}: {why}", place(outcome, "tensor-parallel-size")));
+    }
+    for name in ["sim-profile", "sim-ttft", "sim-itl"].into_iter().filter(|name| given(name)) {
+        problems.push(format!("{}: only a simulated device heeds it: add --device sim", place(outcome, name)));
+    }
+    ConfigError::check(problems)
 }
 
 /// What `serve` makes of `--shell-mode`: the shell has one conversation, and something to say.

@@ -18,8 +18,8 @@ pub struct EngineSettings {
     pub device: DeviceKind,
     /// CPU threads that compute; 0 is all cores.
     pub threads: usize,
-    /// Ranks.
-    pub tensor_parallel_size: usize,
+    /// Ranks, where set; otherwise one, or the simulated profile's.
+    pub tensor_parallel_size: Option<usize>,
     /// Sequences in the batch at once.
     pub max_running_requests: usize,
     /// Accepted sequences that may wait beyond the running ones; more is a 429.
@@ -42,6 +42,19 @@ pub struct EngineSettings {
     pub num_tokenizer: usize,
     /// Whose sampling defaults hold.
     pub generation_config: GenerationDefaults,
+    /// What a simulated device is like; all unset for other devices.
+    pub sim: SimSettings,
+}
+
+/// `--device sim`: which GPUs answer, or when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SimSettings {
+    /// A named profile or a file of one, where set; otherwise [`DEFAULT_PROFILE`](crate::sim::DEFAULT_PROFILE).
+    pub profile: Option<String>,
+    /// From a sequence's first row to its first token, whatever the profile says.
+    pub ttft: Option<Duration>,
+    /// From one token of a sequence to its next, whatever the profile says.
+    pub itl: Option<Duration>,
 }
 
 impl Default for EngineSettings {
@@ -53,7 +66,7 @@ impl Default for EngineSettings {
             dtype: DTypeChoice::Auto,
             device: DeviceKind::Cpu,
             threads: 0,
-            tensor_parallel_size: 1,
+            tensor_parallel_size: None,
             max_running_requests: 256,
             max_queued_requests: 2048,
             max_seq_len_override: None,
@@ -65,6 +78,7 @@ impl Default for EngineSettings {
             overlap: true,
             num_tokenizer: 0,
             generation_config: GenerationDefaults::Auto,
+            sim: SimSettings::default(),
         }
     }
 }
@@ -224,6 +238,8 @@ pub enum DeviceKind {
     Cpu,
     /// Plain loops: what each operation means. Slow.
     Reference,
+    /// No device: answers when named GPUs would. Needs no weights.
+    Sim,
 }
 
 /// `--cache-type`

@@ -6,9 +6,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::field::{
-    Absent, AttentionBackend, Choice, Field, Form, Integer, OptionalInteger, OptionalText, Real, Settings, Span,
-    Switch, Text,
+    Absent, AttentionBackend, Choice, Field, Form, Integer, OptionalInteger, OptionalSpan, OptionalText, ProfileName,
+    Real, Settings, Span, Switch, Text,
 };
+use crate::sim::MOST_GPUS;
 
 /// Which part of the program a setting is of, and so which commands take its flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,7 @@ pub(crate) const ABSENT_VARIABLES: [(&str, &str); 2] = [
 ];
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 const fn engine(name: &'static str, help: &'static str, field: &'static dyn Field) -> Setting {
@@ -150,7 +152,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     ),
     engine(
         "device",
-        "What computes; reference is plain loops, slow, to compare with",
+        "What computes; reference is plain loops, slow, to compare with; sim computes nothing and answers when GPUs would",
         &Choice { at: |s| &mut s.serve.engine.device },
     ),
     engine(
@@ -160,11 +162,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
     ),
     engine(
         "tensor-parallel-size",
-        "Ranks that share the model (more than one: not there yet)",
-        &Absent {
-            form: Form::Integer,
-            only: "1",
-            why: "tensor parallelism is not there yet: use 1 (--threads spreads one rank over the cores)",
+        "Ranks that share the model (more than one: simulated devices alone)",
+        &OptionalInteger {
+            at: |s| &mut s.serve.engine.tensor_parallel_size,
+            min: 1,
+            max: MOST_GPUS,
+            unset: "1, or the simulated profile's GPUs",
         },
     )
     .aliases(&["tp-size", "tp"]),
@@ -196,7 +199,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     .aliases(&["max-extend-length"]),
     engine(
         "memory-ratio",
-        "Share of the memory left after the weights that K/V may take (on a CPU 4 GiB at most)",
+        "Share of the memory left after the weights that K/V may take (a CPU: 4 GiB at most; sim: share of all, weights included)",
         &Real { at: |s| &mut s.serve.engine.memory_ratio, min: 0.0, max: 1.0, above_min: true },
     ),
     engine(
@@ -251,6 +254,21 @@ pub(crate) static SETTINGS: &[Setting] = &[
             only: "false",
             why: "the CUDA device and its collectives are not there yet: leave it out",
         },
+    ),
+    engine(
+        "sim-profile",
+        "GPUs that --device sim simulates; a name without a model takes the shape of --model",
+        &ProfileName { at: |s| &mut s.serve.engine.sim.profile },
+    ),
+    engine(
+        "sim-ttft",
+        "Exact timing instead of the profile's: a sequence's first token comes so long after its first row was queued",
+        &OptionalSpan { at: |s| &mut s.serve.engine.sim.ttft, max: HOUR, unset: "the profile's; 0s with --sim-itl" },
+    ),
+    engine(
+        "sim-itl",
+        "Exact timing instead of the profile's: a sequence's tokens come so far apart",
+        &OptionalSpan { at: |s| &mut s.serve.engine.sim.itl, max: HOUR, unset: "the profile's; 0s with --sim-ttft" },
     ),
     server(
         "host",

@@ -48,7 +48,7 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 }
 
 /// Two values of each setting that can be chosen, neither of them the default, as a flag spells them.
-const SAMPLES: [(&str, [&str; 2]); 30] = [
+const SAMPLES: [(&str, [&str; 2]); 34] = [
     ("model", ["models/a.gguf", "org/b"]),
     ("model-source", ["modelscope", "MODELSCOPE"]),
     ("dummy-weight", ["true", "true"]),
@@ -66,6 +66,10 @@ const SAMPLES: [(&str, [&str; 2]); 30] = [
     ("cache-type", ["naive", "naive"]),
     ("disable-overlap-scheduling", ["true", "true"]),
     ("num-tokenizer", ["1", "256"]),
+    ("tensor-parallel-size", ["1", "4"]),
+    ("sim-profile", ["h100", "own.toml"]),
+    ("sim-ttft", ["0s", "0.25ms"]),
+    ("sim-itl", ["20ms", "1.5s"]),
     ("attention-backend", ["cpu", "auto,cpu"]),
     ("host", ["0.0.0.0", "::1"]),
     ("port", ["0", "65535"]),
@@ -92,7 +96,7 @@ fn no_flags_give_the_defaults_of_mini_sglang() {
     let engine = &settings.engine;
     assert_eq!((settings.host.as_str(), settings.port), ("127.0.0.1", 1919));
     assert_eq!((engine.page_size, engine.max_running_requests, engine.max_prefill_length), (1, 256, 8192));
-    assert_eq!((engine.memory_ratio, engine.num_tokenizer, engine.tensor_parallel_size), (0.9, 0, 1));
+    assert_eq!((engine.memory_ratio, engine.num_tokenizer, engine.tensor_parallel_size), (0.9, 0, None));
     assert_eq!((engine.model.as_str(), engine.max_queued_requests), ("smollm2-135m", 2048));
 }
 
@@ -108,9 +112,9 @@ fn every_spelling_of_mini_sglang_is_taken() {
         (&["--dtype", "bfloat16"], engine(|e| e.dtype = DTypeChoice::BFloat16)),
         (&["--dtype", "float32"], engine(|e| e.dtype = DTypeChoice::Float32)),
         (&["--dummy-weight"], engine(|e| e.dummy_weight = true)),
-        (&["--tensor-parallel-size", "1"], engine(|_| ())),
-        (&["--tp-size", "1"], engine(|_| ())),
-        (&["--tp", "1"], engine(|_| ())),
+        (&["--tensor-parallel-size", "1"], engine(|e| e.tensor_parallel_size = Some(1))),
+        (&["--tp-size", "1"], engine(|e| e.tensor_parallel_size = Some(1))),
+        (&["--tp", "1"], engine(|e| e.tensor_parallel_size = Some(1))),
         (&["--max-running-requests", "8"], engine(|e| e.max_running_requests = 8)),
         (&["--max-seq-len-override", "4096"], engine(|e| e.max_seq_len_override = Some(4096))),
         (&["--max-prefill-length", "64"], engine(|e| e.max_prefill_length = 64)),
@@ -151,22 +155,27 @@ fn a_setting_is_the_same_by_flag_variable_and_file() {
     let chosen: Vec<&str> = SAMPLES.iter().map(|(name, _)| *name).collect();
     for setting in SETTINGS {
         let Some((_, samples)) = SAMPLES.iter().find(|(name, _)| *name == setting.name) else {
-            let fixed = ["tensor-parallel-size", "moe-backend", "cuda-graph-max-bs", "disable-pynccl", "shell-mode"];
+            let fixed = ["moe-backend", "cuda-graph-max-bs", "disable-pynccl", "shell-mode"];
             assert!(fixed.contains(&setting.name), "{}: not in SAMPLES", setting.name);
             continue;
         };
         for text in samples {
-            let by_flag = typed::<ServeArgs>(&[&format!("--{}={text}", setting.name)]).unwrap();
+            // Some are wrong without a simulated device.
+            let simulated = setting.name.starts_with("sim-") || setting.name == "tensor-parallel-size";
+            let device: &[&str] = if simulated { &["--device=sim"] } else { &[] };
+            let by_flag = typed::<ServeArgs>(&[device, &[&format!("--{}={text}", setting.name)]].concat()).unwrap();
             let by_flag = by_flag.outcome(&Environment::default()).unwrap();
-            let by_variable = ServeArgs::default().outcome(&variables(&[(&setting.variable(), text)])).unwrap();
+            let by_variable = typed::<ServeArgs>(device).unwrap();
+            let by_variable = by_variable.outcome(&variables(&[(&setting.variable(), text)])).unwrap();
             let (_folder, path) = file(&toml_line(setting, text));
-            let by_file = typed::<ServeArgs>(&["--config", &path]).unwrap().outcome(&Environment::default()).unwrap();
+            let by_file = typed::<ServeArgs>(&[device, &["--config", &path]].concat()).unwrap();
+            let by_file = by_file.outcome(&Environment::default()).unwrap();
             assert_ne!(by_flag.settings, Settings::default(), "{} {text}", setting.name);
             assert_eq!(by_flag.settings, by_variable.settings, "{} {text}", setting.name);
             assert_eq!(by_flag.settings, by_file.settings, "{} {text}", setting.name);
         }
     }
-    assert_eq!(chosen.len(), SETTINGS.len() - 5, "a sample for a setting that is none");
+    assert_eq!(chosen.len(), SETTINGS.len() - 4, "a sample for a setting that is none");
 }
 
 #[test]
@@ -241,9 +250,9 @@ fn unknown_variables_are_warned_of() {
 fn what_is_not_there_yet_is_refused_with_what_to_use() {
     let cases: [(&[&str], &str); 14] = [
         (&["--device", "cuda"], "--device cuda: the CUDA device is not there yet: use cpu"),
-        (&["--device", "sim"], "--device sim: the simulator is not there yet: use cpu"),
+        (&["--sim-profile", "h200"], "--sim-profile h200: only a simulated device heeds it: add --device sim"),
         (&["--tp", "2"], "--tensor-parallel-size 2: tensor parallelism is not there yet: use 1"),
-        (&["--tp-size", "0"], "--tensor-parallel-size 0: tensor parallelism is not there yet: use 1"),
+        (&["--tp-size", "0"], "--tensor-parallel-size 0: expected a whole number from 1 to 1024"),
         (&["--attn", "fa"], "--attention-backend fa: fa is other people's kernels, which are not used here: use auto"),
         (&["--attn", "fi"], "--attention-backend fi: fi is other people's"),
         (&["--attn", "auto,trtllm"], "--attention-backend auto,trtllm: trtllm is other people's"),
@@ -467,8 +476,8 @@ fn the_example_file_has_every_setting_at_its_default() {
     let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase()) && line.contains(" = ");
     let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_key);
     let uncommented: String = lines.filter(|line| !line.contains('…')).map(|line| format!("{line}\n")).collect();
-    let unset = ["max_seq_len_override", "num_pages", "served_model_name"];
-    let all: Vec<String> = SETTINGS.iter().map(|s| s.key()).filter(|key| !unset.contains(&key.as_str())).collect();
+    let is_set = |setting: &&crate::table::Setting| setting.value(&Settings::default()).is_some();
+    let all: Vec<String> = SETTINGS.iter().filter(is_set).map(|setting| setting.key()).collect();
     assert_eq!(keys(&uncommented), all);
     let (_folder, path) = file(&uncommented);
     assert_eq!(serve(&["--config", &path]), ServeSettings::default());
@@ -502,7 +511,7 @@ fn show_says_who_decided() {
 
 #[test]
 fn what_show_prints_resolves_to_the_same() {
-    let mut words = Vec::new();
+    let mut words = vec!["--device=sim".to_owned()];
     for (name, [sample, _]) in SAMPLES.iter().filter(|(name, _)| !["device", "attention-backend"].contains(name)) {
         words.push(format!("--{name}={sample}"));
     }

@@ -84,6 +84,9 @@ pub enum RowError {
     /// The logits hold a NaN.
     #[error("the model's logits are not numbers (NaN)")]
     NotANumber,
+    /// The device cannot give what the row wants.
+    #[error("{0}")]
+    Unsupported(&'static str),
 }
 
 /// The K/V cache: `[layers][pages][page_size][kv_heads][head_dim]`, twice.

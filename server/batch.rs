@@ -2,7 +2,7 @@
 //!
 //! Also the seam itself, [`ModelRunner`]: it lives here because neither side of it may know the other.
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minisgl_kernels::{PageId, RowError, Sampling, Slot, TokenId, Want};
 
@@ -82,6 +82,8 @@ pub enum RowOutput {
     },
     /// Its sequence fails; the batch goes on.
     Failed(RowError),
+    /// It comes later, by [`ModelRunner::take_due`]: a simulated device keeps each sequence to its own time.
+    Held,
 }
 
 /// What an engine can hold, learnt when it has loaded.
@@ -123,4 +125,17 @@ pub trait ModelRunner: Send {
     fn submit(&mut self, batch: Batch) -> Result<(), EngineError>;
     /// The oldest batch's output, or `None` after `timeout` so that the caller can tick.
     fn collect(&mut self, timeout: Duration) -> Result<Option<BatchOutput>, EngineError>;
+    /// The profile, where the device is a simulated one: its figures are labelled with it.
+    fn simulated(&self) -> Option<String> {
+        None
+    }
+    /// When to ask for the rows that were answered with [`RowOutput::Held`]; `None` where there are none. A runner that
+    /// holds rows must be given one batch at a time.
+    fn held_until(&self) -> Option<Instant> {
+        None
+    }
+    /// The results of held rows that are due, by their slots.
+    fn take_due(&mut self) -> Vec<(Slot, RowOutput)> {
+        Vec::new()
+    }
 }

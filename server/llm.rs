@@ -53,6 +53,7 @@ pub struct Llm {
     tokenizer: Tokenizer,
     capacity: Capacity,
     device: String,
+    simulated: Option<String>,
     model: ModelInfo,
     defaults: SamplingParams,
     health: Health,
@@ -129,8 +130,11 @@ impl Llm {
     /// Starts the threads. The engine has its own already.
     pub fn start(parts: LlmParts) -> Self {
         let LlmParts { runner, tokenizer, eos, defaults, model, options, health, metrics } = parts;
-        let (capacity, device) = (runner.capacity(), runner.device());
+        let (capacity, device, simulated) = (runner.capacity(), runner.device(), runner.simulated());
         metrics.set_capacity(&capacity);
+        if let Some(profile) = &simulated {
+            metrics.set_simulated(profile);
+        }
         let cancel = Arc::new(AtomicBool::new(false));
         // Both queues hold at most what has a permit, so neither needs a bound of its own.
         let (submissions, submitted) = flume::unbounded();
@@ -164,6 +168,7 @@ impl Llm {
             tokenizer,
             capacity,
             device,
+            simulated,
             model,
             defaults,
             health,
@@ -257,6 +262,11 @@ impl Llm {
     /// The device in words.
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// The profile, where no device computes and figures are a simulation's.
+    pub fn simulated(&self) -> Option<&str> {
+        self.simulated.as_deref()
     }
 
     /// Which model it is.

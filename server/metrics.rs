@@ -149,6 +149,7 @@ struct Inner {
     kv_usage: Gauge,
     kv_pages: IntGaugeVec,
     cache_config: GaugeVec,
+    simulated: GaugeVec,
     prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
     cached_tokens: IntCounter,
@@ -235,6 +236,10 @@ impl Metrics {
                 m.opts("cache_config_info", "The K/V cache's shape: tokens a page and pages, as labels."),
                 &["block_size", "num_gpu_blocks"],
             )),
+            simulated: m.keep(GaugeVec::new(
+                m.opts("simulated_info", "There where no device computes: the profile that says when answers come."),
+                &["profile"],
+            )),
             prompt_tokens: m.counter("prompt_tokens_total", "Prompt tokens of sequences that began to run."),
             generation_tokens: m.counter("generation_tokens_total", "Tokens generated."),
             cached_tokens: m.counter("prompt_tokens_cached_total", "Prompt tokens that the prefix cache held."),
@@ -282,6 +287,11 @@ impl Metrics {
         self.0.cache_config.with_label_values(&labels).set(1.0);
         self.0.kv_pages.with_label_values(&["free"]).set(capacity.pages as i64);
         self.0.kv_pages.with_label_values(&["total"]).set(capacity.pages as i64);
+    }
+
+    /// The engine is a simulation: every figure here is of that profile.
+    pub fn set_simulated(&self, profile: &str) {
+        self.0.simulated.with_label_values(&[profile]).set(1.0);
     }
 
     /// The scheduler's state after a commit. One scheduler reports here: its totals never go back.

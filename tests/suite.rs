@@ -10,4 +10,5 @@ mod http;
 mod layering;
 mod llm;
 mod serving;
+mod simulated;
 mod support;

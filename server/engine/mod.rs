@@ -5,20 +5,23 @@
 //! ```text
 //!   capacity.rs  what fits: pages, slots, tokens a batch     device.rs   runs any Device in a thread of its own
 //!   slots.rs     page tables, mirrored by slot                sampling.rs what is kept to sample, by slot
+//!   sim.rs       no device: answers when GPUs would
 //! ```
 mod capacity;
 mod device;
 mod sampling;
+pub mod sim;
 mod slots;
 
 use minisgl_checkpoint::Checkpoint;
 use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings};
 use minisgl_kernels::cpu::{Cpu, CpuOptions};
 use minisgl_kernels::reference::Reference;
-use minisgl_kernels::{DType, Device, DeviceError, Limits};
+use minisgl_kernels::{DType, Device, DeviceError, Limits, TokenId};
 
 use self::capacity::Memory;
 use self::device::{DeviceRunner, RankState};
+use self::sim::{SimRunner, Simulation};
 use crate::batch::ModelRunner;
 use crate::models::{Activations, Decoder, ModelError, Rank};
 
@@ -28,8 +31,19 @@ pub struct EngineOptions<'a> {
     pub checkpoint: &'a Checkpoint,
     /// Device, number types and sizes.
     pub settings: &'a EngineSettings,
+    /// What the tokenizer has, for a device that makes up its words.
+    pub vocabulary: Vocabulary,
     /// Hears after each layer how many are loaded, of how many.
     pub progress: &'a mut dyn FnMut(usize, usize),
+}
+
+/// A tokenizer's ids, as far as an engine without a model needs them.
+#[derive(Clone, Debug, Default)]
+pub struct Vocabulary {
+    /// The highest id, plus one.
+    pub ids: usize,
+    /// Ids of printable words, none of which ends a sequence.
+    pub words: Vec<TokenId>,
 }
 
 /// The engine cannot start.
@@ -57,8 +71,13 @@ pub enum LoadError {
 /// Loads the model onto the device that the settings name, and starts its rank.
 pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadError> {
     let settings = options.settings;
-    if settings.tensor_parallel_size != 1 {
-        let why = format!("{} ranks: a CPU runs one", settings.tensor_parallel_size);
+    if settings.device == DeviceKind::Sim {
+        let EngineOptions { checkpoint, vocabulary, .. } = options;
+        let simulation = Simulation::new(settings, Some(checkpoint.config()), vocabulary.ids)?;
+        return Ok(Box::new(SimRunner::new(simulation, &vocabulary)?));
+    }
+    if let Some(ranks) = settings.tensor_parallel_size.filter(|ranks| *ranks != 1) {
+        let why = format!("{ranks} ranks: a CPU runs one");
         return Err(LoadError::Setting { flag: "tensor-parallel-size", why });
     }
     let dtype = match settings.dtype {
@@ -72,6 +91,7 @@ pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadErro
             start(device, options)
         }
         DeviceKind::Reference => start(Reference::new(dtype), options),
+        DeviceKind::Sim => unreachable!("it has left above"),
     }
 }
 

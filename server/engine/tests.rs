@@ -29,7 +29,8 @@ fn try_load(model: &Path, settings: &EngineSettings) -> Result<Box<dyn ModelRunn
     let checkpoint = Checkpoint::open(model, options).unwrap();
     let mut heard = Vec::new();
     let progress = &mut |done, of| heard.push((done, of));
-    let runner = load(EngineOptions { checkpoint: &checkpoint, settings, progress })?;
+    let runner =
+        load(EngineOptions { checkpoint: &checkpoint, settings, vocabulary: Vocabulary::default(), progress })?;
     assert_eq!(heard, [(1, 2), (2, 2)]);
     Ok(runner)
 }
@@ -163,7 +164,7 @@ fn made_up_weights_run() {
 #[test]
 fn settings_that_do_not_fit_are_named() {
     let said = |settings: EngineSettings| try_load(&llama(), &settings).err().expect("refused").to_string();
-    let ranks = said(EngineSettings { tensor_parallel_size: 2, ..settings() });
+    let ranks = said(EngineSettings { tensor_parallel_size: Some(2), ..settings() });
     assert!(ranks.contains("--tensor-parallel-size"), "{ranks}");
     let pages = said(EngineSettings { num_pages: Some(usize::MAX), ..settings() });
     assert!(pages.contains("--num-pages"), "{pages}");

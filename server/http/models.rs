@@ -16,6 +16,9 @@ pub(super) struct Model {
     owned_by: &'static str,
     root: String,
     max_model_len: usize,
+    /// Where no device computes: the profile that says when answers come. Whoever measures this server labels its figures so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    simulated: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -34,6 +37,7 @@ impl Model {
             root: llm.model().root.clone(),
             // What a sequence may have, prompt and output: context or cache, whichever ends first.
             max_model_len: llm.capacity().longest_sequence(),
+            simulated: llm.simulated().map(str::to_owned),
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Owns the order and the one error that names the step. Does not know flags or how progress is shown.
 use minisgl_checkpoint::{Checkpoint, CheckpointError, FindError, FindOptions, GenerationConfig, OpenOptions, find};
-use minisgl_config::{EngineSettings, GenerationDefaults, MetricsPrefix};
+use minisgl_config::{DeviceKind, EngineSettings, GenerationDefaults, MetricsPrefix};
+use minisgl_kernels::TokenId;
 use minisgl_tokenizer::{Tokenizer, TokenizerError};
 
 use super::{Llm, LlmOptions, LlmParts, ModelInfo, SamplingParams};
-use crate::engine::{self, EngineOptions};
+use crate::engine::{self, EngineOptions, Vocabulary};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -46,14 +47,14 @@ impl Llm {
     /// Finds the model, fetching what is not here yet, loads it and starts it.
     pub fn load(settings: &EngineSettings, options: LoadOptions<'_>) -> Result<Self, LoadError> {
         let LoadOptions { model_id, health, metrics, show_downloads, progress } = options;
+        let weights = settings.device != DeviceKind::Sim;
         let found = find(&FindOptions {
             model: &settings.model,
             hub: settings.model_source,
-            weights: !settings.dummy_weight,
+            weights: weights && !settings.dummy_weight,
             progress: show_downloads,
         })?;
-        let checkpoint =
-            Checkpoint::open(&found.path, OpenOptions { dummy_weights: settings.dummy_weight, weights: true })?;
+        let checkpoint = Checkpoint::open(&found.path, OpenOptions { dummy_weights: settings.dummy_weight, weights })?;
         let tokenizer = Tokenizer::new(checkpoint.tokenizer()?)?;
         let generation = checkpoint.generation();
         let mut eos = generation.eos_token_ids.clone();
@@ -66,7 +67,13 @@ impl Llm {
         };
         let mut unheard = |_, _| ();
         let progress = progress.unwrap_or(&mut unheard);
-        let runner = engine::load(EngineOptions { checkpoint: &checkpoint, settings, progress })?;
+        let vocabulary = match settings.device {
+            DeviceKind::Sim => vocabulary(&tokenizer, &eos),
+            DeviceKind::Cpu | DeviceKind::Reference => Vocabulary::default(),
+        };
+        let runner = engine::load(EngineOptions { checkpoint: &checkpoint, settings, vocabulary, progress })?;
+        // A device that keeps each sequence to exact times has nothing to overlap with.
+        let exact = settings.sim.ttft.is_some() || settings.sim.itl.is_some();
         let id = model_id.unwrap_or(found.name);
         let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let created = created.map_or(0, |since| since.as_secs());
@@ -80,12 +87,18 @@ impl Llm {
             options: LlmOptions {
                 max_queued: settings.max_queued_requests,
                 cache: settings.cache_type,
-                overlap: settings.overlap,
+                overlap: settings.overlap && !exact,
                 tokenizers: settings.num_tokenizer,
             },
             health,
         }))
     }
+}
+
+/// What a device without a model says.
+fn vocabulary(tokenizer: &Tokenizer, eos: &[TokenId]) -> Vocabulary {
+    let words = tokenizer.printable_words().iter().copied().filter(|id| !eos.contains(id)).collect();
+    Vocabulary { ids: tokenizer.vocab_size(), words }
 }
 
 /// The model's own values where it states them.

@@ -1,6 +1,6 @@
 //! Committing: a batch's results become tokens and ends; what left is released, what was computed is shared, and where pages
 //! run out the newest is retracted. Nothing else does any of this.
-use minisgl_kernels::TokenId;
+use minisgl_kernels::{Slot, TokenId};
 
 use super::sequence::{Age, Leaving, Next, Running};
 use super::{Part, Scheduler, What};
@@ -23,10 +23,31 @@ impl Scheduler {
         self.retract();
     }
 
+    /// Takes the results of rows that were held.
+    ///
+    /// # Panics
+    /// If a slot holds no row.
+    pub fn release(&mut self, rows: Vec<(Slot, RowOutput)>) {
+        for (slot, row) in rows {
+            let part = self.held.remove(&slot).expect("a held row");
+            self.running.get_mut(&part.age).expect("a row in flight keeps its sequence").held = false;
+            self.commit_row(part, row);
+        }
+        self.settle();
+        self.retract();
+    }
+
     fn commit_row(&mut self, part: Part, output: RowOutput) {
         let running = self.running.get_mut(&part.age).expect("a row in flight keeps its sequence");
+        if output == RowOutput::Held {
+            assert_eq!(running.rows_out, 1, "a row is held, and its sequence has another in flight");
+            running.held = true;
+            self.held.insert(running.slot, part);
+            return;
+        }
         running.rows_out -= 1;
         let token = match output {
+            RowOutput::Held => unreachable!("it has left above"),
             RowOutput::Failed(error) => {
                 running.broken = true;
                 if running.leaving.replace(Leaving::Gone) != Some(Leaving::Gone) {

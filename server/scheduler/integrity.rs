@@ -15,11 +15,13 @@ impl Scheduler {
         self.pages.check_integrity(&tables)?;
         self.check_places()?;
         for (age, running) in &self.running {
-            let parts = self.out.iter().flat_map(|batch| &batch.parts).filter(|part| part.age == *age);
+            let held = self.held.get(&running.slot);
+            let parts = self.out.iter().flat_map(|batch| &batch.parts).chain(held).filter(|part| part.age == *age);
             let (rows, tokens, sampling) = parts.fold((0, 0, 0), |(rows, tokens, sampling), part| {
                 (rows + 1, tokens + part.tokens, sampling + usize::from(part.samples))
             });
             let fine = running.rows_out == rows
+                && running.held == held.is_some()
                 && (running.broken || running.computed + tokens == running.planned)
                 && running.planned <= running.sequence.places
                 && running.planned <= self.pages.places(&running.table)

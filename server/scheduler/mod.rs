@@ -138,6 +138,8 @@ pub struct Scheduler {
     free_slots: Vec<Slot>,
     /// Oldest first.
     out: VecDeque<BatchOut>,
+    /// Rows that the engine holds beyond their batch.
+    held: HashMap<Slot, Part>,
     pace: Pace,
     notices: Vec<Notice>,
     next_age: Age,
@@ -158,6 +160,7 @@ impl Scheduler {
             ages: HashMap::new(),
             free_slots: (0..slots).rev().map(Slot).collect(),
             out: VecDeque::new(),
+            held: HashMap::new(),
             pace: Pace::default(),
             notices: Vec::new(),
             next_age: Age(0),
@@ -201,6 +204,7 @@ impl Scheduler {
     /// The engine is gone, and the batches out with it: every sequence fails and leaves.
     pub fn fail_all(&mut self, failure: &Failure) {
         self.out.clear();
+        self.held.clear();
         for (_, sequence) in std::mem::take(&mut self.waiting) {
             self.notices.push(Notice { id: sequence.id, what: What::Failed(failure.clone()) });
             self.notices.push(Notice { id: sequence.id, what: What::Left });

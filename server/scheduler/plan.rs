@@ -24,6 +24,7 @@ impl Draft {
     fn add(&mut self, age: Age, running: &mut Running, pages: &mut Pages, mut new_pages: Vec<PageId>) {
         let next = running.next();
         let tokens = match next {
+            _ if running.held => 0,
             Next::Nothing => 0,
             Next::Decode => self.left.decode_tokens.min(1),
             Next::Prefill(rest) => self.left.prefill_tokens.min(rest),
@@ -66,7 +67,7 @@ impl Draft {
 
 impl Scheduler {
     /// The next batch, or nothing when as many are out as may be or no sequence can go on before a commit. With none out
-    /// there is nothing only when the scheduler is idle.
+    /// there is nothing only when the scheduler is idle, or every row in flight is held.
     pub fn plan(&mut self) -> Option<Batch> {
         if self.out.len() == self.config.batches_out {
             return None;
@@ -89,7 +90,7 @@ impl Scheduler {
         let startable = !self.waiting.is_empty() && !self.free_slots.is_empty();
         let some_page = self.pages.available() > 0;
         let mut demand = Demand { decode_rows: 0, decode_certain: false, prefill: startable };
-        for running in self.running.values() {
+        for running in self.running.values().filter(|running| !running.held) {
             match running.next() {
                 Next::Nothing => {}
                 Next::Prefill(_) => demand.prefill = true,
@@ -160,6 +161,7 @@ impl Scheduler {
             computed: cached_tokens,
             planned: cached_tokens,
             rows_out: 0,
+            held: false,
             leaving: None,
             broken: false,
         };

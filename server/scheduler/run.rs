@@ -92,7 +92,10 @@ impl Driver {
             self.send_events();
             self.show_stats();
             if self.parts.scheduler.batches_out() == 0 {
-                assert!(self.parts.scheduler.is_idle(), "the scheduler has sequences but no batch for any");
+                match self.parts.runner.held_until() {
+                    Some(until) => self.wait_for_held(until),
+                    None => assert!(self.parts.scheduler.is_idle(), "the scheduler has sequences but no batch for any"),
+                }
             } else if let Some(output) = self.parts.runner.collect(TICK)? {
                 self.commit(output);
             }
@@ -115,6 +118,24 @@ impl Driver {
                 Err(flume::RecvTimeoutError::Timeout) => self.parts.health.tick(),
                 Err(flume::RecvTimeoutError::Disconnected) => return false,
             }
+        }
+    }
+
+    /// Waits until held rows are due or someone comes, and takes what is due.
+    fn wait_for_held(&mut self, until: Instant) {
+        let until = until.min(Instant::now() + TICK);
+        match self.parts.inbox.recv_deadline(until) {
+            Ok(admission) => self.admit(admission),
+            Err(flume::RecvTimeoutError::Timeout) => {}
+            // Nobody comes any more; those who are there stay to their end.
+            Err(flume::RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(until.saturating_duration_since(Instant::now()));
+            }
+        }
+        let due = self.parts.runner.take_due();
+        if !due.is_empty() {
+            self.parts.scheduler.release(due);
+            self.stamp_notices();
         }
     }
 

@@ -112,6 +112,8 @@ pub(super) struct Running {
     pub(super) planned: usize,
     /// Rows in flight.
     pub(super) rows_out: usize,
+    /// Its one row in flight is held by the engine beyond its batch: it is not planned until that comes.
+    pub(super) held: bool,
     pub(super) leaving: Option<Leaving>,
     /// A row failed: what it computed from there on is not to be trusted.
     pub(super) broken: bool,

@@ -19,7 +19,7 @@ pub(crate) fn make(
     n: usize,
     mut rng: impl FnMut() -> u64,
 ) -> Result<(String, Vec<TokenId>), TokenizerError> {
-    let words = tokenizer.0.words.get_or_init(|| candidates(tokenizer));
+    let words = words(tokenizer);
     if words.is_empty() && n > 0 {
         return Err(TokenizerError::ExactPrompt { n });
     }
@@ -53,6 +53,11 @@ pub(crate) fn make(
         }
     }
     Err(TokenizerError::ExactPrompt { n })
+}
+
+/// See [`Tokenizer::printable_words`].
+pub(crate) fn words(tokenizer: &Tokenizer) -> &[TokenId] {
+    tokenizer.0.words.get_or_init(|| candidates(tokenizer))
 }
 
 /// Whether a token stays itself next to itself.

@@ -134,6 +134,12 @@ impl Tokenizer {
         self.0.vocabulary.piece(id).is_some_and(|piece| piece.role == vocabulary::Role::Special)
     }
 
+    /// Tokens that print: words after a space where the vocabulary has enough of them, else what printable text it has.
+    /// None is special; the list is the same each time.
+    pub fn printable_words(&self) -> &[TokenId] {
+        exact_prompt::words(self)
+    }
+
     /// The token that ends a text, as the tokenizer's files say; a model's generation settings may name more.
     pub fn eos_token_id(&self) -> Option<TokenId> {
         self.0.eos

@@ -36,7 +36,8 @@ impl Feeder {
     pub(super) fn load(model: &Path, settings: &EngineSettings) -> Self {
         let options = OpenOptions { dummy_weights: settings.dummy_weight, weights: true };
         let checkpoint = Checkpoint::open(model, options).unwrap_or_else(|e| panic!("{e}"));
-        let engine = EngineOptions { checkpoint: &checkpoint, settings, progress: &mut |_, _| {} };
+        let vocabulary = Default::default();
+        let engine = EngineOptions { checkpoint: &checkpoint, settings, vocabulary, progress: &mut |_, _| {} };
         let runner = load(engine).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
         let pages = runner.capacity().pages;
         // 7919 is prime and more than any test's pages: a permutation.

@@ -385,3 +385,37 @@ fn prompts_of_choices_are_shared_until_they_run() {
     bench.finish();
     assert_eq!(Arc::strong_count(&shared), 1);
 }
+
+/// An engine that answers some rows later: their sequences stand still, the others go on.
+#[test]
+fn held_rows_keep_their_sequence_and_nobody_else() {
+    let mut bench = Bench::new(CAPACITY, 1);
+    bench.admit(1, &prompt(8, 0), 4);
+    bench.admit(2, &prompt(8, 20), 4);
+    assert_eq!(bench.plan().rows.len(), 2);
+    let mut later = Vec::new();
+    let mut hold = |bench: &mut Bench, row: usize, slot: Slot| {
+        let rows = &mut bench.results.back_mut().expect("a batch is out").rows;
+        later.push((slot, std::mem::replace(&mut rows[row], RowOutput::Held)));
+        bench.commit()
+    };
+    let notices = hold(&mut bench, 0, Slot(0));
+    assert_eq!((tokens_of(&notices, 1).len(), tokens_of(&notices, 2).len()), (0, 1));
+    let alone = bench.plan();
+    assert_eq!(alone.rows.iter().map(|row| row.slot).collect::<Vec<_>>(), [Slot(1)], "the other decodes");
+    hold(&mut bench, 0, Slot(1));
+    assert!(bench.try_plan().is_none(), "both are held");
+    assert!(!bench.scheduler.is_idle());
+
+    // One is aborted while its row is held: it keeps what the row may use until the row comes.
+    bench.scheduler.abort(SeqId(2));
+    assert_eq!(bench.scheduler.check_integrity(), Ok(()));
+    assert!(bench.try_plan().is_none());
+    bench.scheduler.release(later);
+    assert_eq!(bench.scheduler.check_integrity(), Ok(()));
+    let notices = bench.scheduler.take_notices();
+    assert_eq!((tokens_of(&notices, 1).len(), tokens_of(&notices, 2).len()), (1, 0));
+    assert_eq!(notices.iter().filter(|notice| notice.what == What::Left).count(), 1);
+    assert_eq!(tokens_of(&bench.finish(), 1).len(), 3);
+    assert_eq!(bench.pages().2, 0, "no page is lost");
+}
