@@ -6,7 +6,8 @@
 //!   llm.rs       Llm, the one way in: submit -> Generation
 //!   intake.rs    tokenizer workers: template, encode, refuse
 //!   scheduler/   a state machine without threads or clocks, and the loop that drives it; pages/: who may use which page
-//!   engine/      ModelRunner over any Device; models/: the one forward pass
+//!   engine/      ModelRunner over any Device, or simulated; models/: the one forward pass
+//!   sizing.rs    scheduler and simulated engine in virtual time: what GPUs would a load need
 //! ```
 //! Offline use, in ten lines (http, chat and bench stand on the same [`Llm`](llm::Llm)):
 //!
@@ -35,3 +36,4 @@ pub mod metrics;
 pub mod models;
 pub mod request;
 pub mod scheduler;
+pub mod sizing;

@@ -211,7 +211,9 @@ impl SimRunner {
 
     /// The same for the same sequence, however it was batched or retracted.
     fn token(&self, sampling: &Sampling, position: usize) -> TokenId {
-        let drawn = mix(mix(sampling.seed) ^ position as u64);
+        // Greedy sampling draws nothing.
+        let seed = if sampling.temperature == 0.0 || sampling.top_k == 1 { 0 } else { sampling.seed };
+        let drawn = mix(mix(seed) ^ position as u64);
         self.words[(drawn % self.words.len() as u64) as usize]
     }
 
