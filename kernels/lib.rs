@@ -13,6 +13,7 @@
 //!   cpu/          the same operations, threaded and vectorised
 //!   host/         what devices in the host's memory share: buffers, cut tensors, a staged step, the K/V cache
 //!   math.rs narrow.rs memory.rs   e^x and gates; half precision; memory that is left
+//!   socket.rs     one socket option that no safe crate offers (for the load generator)
 //!   golden/       values that gguf and torch computed, for the tests
 //! ```
 pub mod cpu;
@@ -27,6 +28,7 @@ pub mod mmap;
 mod narrow;
 pub mod reference;
 pub mod sampling;
+pub mod socket;
 
 pub use device::{
     Activation, Attend, Device, DeviceError, KvShape, Limits, Norm, PageId, RopeLayout, RopeStore, RowError, SampleRow,

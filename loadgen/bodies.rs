@@ -1,168 +1,211 @@
 //! The requests' JSON, made before a run begins.
 //!
-//! Owns the fields of a request and that no two prompts are the same. A prompt is a function of seed, run and place in the
-//! run: each run of a command has fresh ones, so that no run is served from what the last one left in a prefix cache.
-//! Knows nothing of how a prompt of so many tokens is made.
+//! Owns the fields of each endpoint's body, where a prompt stands in it, and that no two prompts that share nothing are the
+//! same. A prompt is a function of seed, run and place in the run: each run of a command has fresh ones, so that no run is
+//! served from what the last one left in a prefix cache. Knows nothing of how a prompt of so many tokens is made, of
+//! connections or of heads.
+//!
+//! ```text
+//!  {"messages":[{"role":"user","content":"│ own text │"},{"role":"assistant","content":"│ answer of 0 │"}, … ],"max_tokens":9,…}
+//!                                           prompts.rs                                  spliced in when it is there
+//! ```
+mod fields;
+mod history;
+
 use std::collections::HashSet;
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use serde::Serialize;
+use minisgl_config::loadgen::settings::{Endpoint, Server};
+use minisgl_tokenizer::TokenId;
 
-use crate::lengths::Lengths;
-use crate::rng::SplitMix;
-
-/// Makes a prompt of exactly so many tokens from a sequence of numbers; the same prompt from the same sequence.
-pub(crate) type MakePrompt<'a> = dyn Fn(usize, &mut SplitMix) -> Result<String, String> + Sync + 'a;
+use crate::error::LoadgenError;
+use crate::parallel;
+use crate::prompts::Prompts;
+use crate::prompts::content::{Own, Salt};
+use crate::request::{Body, Job, Prompt, Request};
+use crate::traces::Message;
+use fields::Fields;
 
 /// How often a prompt that already exists is made anew: of one token there are only so many.
 const ATTEMPTS: u64 = 32;
 
-/// One run's requests.
+/// One run's requests, and what they are asked of.
 pub(crate) struct Batch<'a> {
+    /// The server's settings: endpoint and fields.
+    pub(crate) server: &'a Server,
     /// The model to ask for.
     pub(crate) model: &'a str,
     /// The command's seed.
     pub(crate) seed: u64,
-    /// Which of the command's runs.
+    /// Which of the command's runs, counted over all points and repeats: each has fresh prompts.
     pub(crate) run: u64,
     /// What each request asks for.
-    pub(crate) lengths: &'a [Lengths],
+    pub(crate) requests: &'a [Request],
 }
 
-#[derive(Serialize)]
-struct ChatBody<'a> {
-    model: &'a str,
-    messages: [Message<'a>; 1],
-    max_tokens: usize,
-    temperature: u8,
-    ignore_eos: bool,
-    stream: bool,
-    stream_options: StreamOptions,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-#[derive(Serialize)]
-struct StreamOptions {
-    include_usage: bool,
+/// The part of a prompt that is a request's own, as JSON.
+#[derive(Clone, Debug)]
+enum OwnPart {
+    /// `[1,2,3]`
+    Ids(Bytes),
+    /// Of one text, escaped and without quotation marks.
+    Text(Bytes),
+    /// Messages, separated by commas: those that no earlier turn has.
+    Messages(Bytes),
 }
 
 impl Batch<'_> {
-    /// Makes every body, on all cores; `on_step` is called after each.
-    pub(crate) fn prepare(&self, make: &MakePrompt<'_>, on_step: &(dyn Fn() + Sync)) -> Result<Vec<Bytes>, String> {
-        let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(self.lengths.len())));
-        let work = || -> Result<(), String> {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= self.lengths.len() {
-                    return Ok(());
-                }
-                let body = self.body(make, index, 0)?;
-                made.lock().expect("no panic while it is held").push((index, body));
-                on_step();
-            }
-        };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.lengths.len().max(1));
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mine = work();
-            let others = others.into_iter().map(|thread| thread.join().expect("a prompt maker does not panic"));
-            others.fold(mine, Result::and)
+    /// Makes every body, on all cores; `on_step` is called after each prompt.
+    pub(crate) fn prepare(&self, prompts: &Prompts, on_step: &(dyn Fn() + Sync)) -> Result<Vec<Job>, LoadgenError> {
+        let links = history::links(self.requests);
+        let mut quoted = vec![false; self.requests.len()];
+        links.iter().flatten().for_each(|&parent| quoted[parent] = true);
+        // Where answers are quoted in texts, what stands before them must be a text too.
+        let as_ids = self.server.endpoint == Endpoint::Completions && links.iter().all(Option::is_none);
+        let fields = Fields::new(self.server, self.model);
+        let maker = Maker { batch: self, prompts, links: &links, fields, as_ids };
+        let made = parallel::in_order(self.requests.len(), |index| {
+            let part = maker.part(index, 0)?;
+            on_step();
+            Ok::<_, LoadgenError>(Made::of(part, &maker, index, quoted[index]))
         })?;
-        let mut made = made.into_inner().expect("no panic while it was held");
-        made.sort_unstable_by_key(|&(index, _)| index);
-        self.distinct(make, made.into_iter().map(|(_, body)| body).collect())
-    }
-
-    /// Replaces bodies whose prompt stands earlier in the run.
-    fn distinct(&self, make: &MakePrompt<'_>, made: Vec<(u64, Bytes)>) -> Result<Vec<Bytes>, String> {
         let mut seen = HashSet::with_capacity(made.len());
-        let fresh = made.into_iter().enumerate().map(|(index, (mut hash, mut body))| {
+        let (mut parts, mut wholes) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
+        for (index, mut made) in made.into_iter().enumerate() {
+            // Only where nothing is to be shared: two turns may well ask the same.
             let mut attempt = 1;
-            while !seen.insert(hash) && attempt <= ATTEMPTS {
-                (hash, body) = self.body(make, index, attempt)?;
+            while self.requests[index].prompt == Prompt::Random && !seen.insert(made.hash) && attempt <= ATTEMPTS {
+                made = Made::of(maker.part(index, attempt)?, &maker, index, quoted[index]);
                 attempt += 1;
             }
-            Ok(body)
-        });
-        fresh.collect()
+            parts.push(made.part);
+            wholes.push(made.whole);
+        }
+        let chats = history::Chats { endpoint: self.server.endpoint, links: &links, parts: &parts };
+        let job = |(index, whole): (usize, Option<Bytes>)| {
+            let request = &self.requests[index];
+            Job {
+                start: request.start,
+                body: whole.map_or_else(|| chats.body(index, maker.fields.around(request)), Body::Whole),
+                lengths: request.lengths,
+                cancel_after: request.cancel_after,
+                class: request.class,
+                keep_answer: quoted[index],
+            }
+        };
+        Ok(wholes.into_iter().enumerate().map(job).collect())
+    }
+}
+
+/// A request that was made: whole where it stands for itself, else the part that bodies of its chat are made of.
+struct Made {
+    hash: u64,
+    part: Option<OwnPart>,
+    whole: Option<Bytes>,
+}
+
+impl Made {
+    fn of(part: OwnPart, maker: &Maker<'_>, index: usize, quoted: bool) -> Self {
+        let mut hasher = DefaultHasher::new();
+        part.json().hash(&mut hasher);
+        let hash = hasher.finish();
+        match quoted || maker.links[index].is_some() {
+            true => Self { hash, part: Some(part), whole: None },
+            false => Self { hash, whole: Some(maker.whole(index, &part)), part: None },
+        }
+    }
+}
+
+/// What a body is made by.
+struct Maker<'a> {
+    batch: &'a Batch<'a>,
+    prompts: &'a Prompts,
+    links: &'a [Option<usize>],
+    fields: Fields,
+    /// Prompts that are made are sent as token ids.
+    as_ids: bool,
+}
+
+impl Maker<'_> {
+    /// What a request asks beyond what earlier turns of its chat asked.
+    fn part(&self, index: usize, attempt: u64) -> Result<OwnPart, LoadgenError> {
+        let Batch { server, seed, run, requests, .. } = *self.batch;
+        let request = &requests[index];
+        let link = self.links[index];
+        let (salt, own) = (Salt { seed, run }, Own { index, attempt });
+        match (&request.prompt, link) {
+            (Prompt::Text(text), _) => Ok(OwnPart::Text(escaped(text))),
+            (Prompt::Messages(conversation), _) => {
+                // Those of the turn before, and its answer, stand in front.
+                let before = link.map_or(0, |parent| requests[parent].prompt.messages() + 1);
+                let new = &conversation.prompt()[before..];
+                Ok(match server.endpoint {
+                    Endpoint::Chat => OwnPart::Messages(messages(new)),
+                    Endpoint::Completions | Endpoint::Generate => OwnPart::Text(escaped(&joined(new))),
+                })
+            }
+            (_, Some(parent)) => {
+                let history = requests[parent].lengths;
+                let tokens = request.lengths.input.saturating_sub(history.input + history.output).max(1);
+                let content = salt.content(&Prompt::Random, tokens, own);
+                // A message of its own is stripped by chat templates, the continuation of a text by nobody.
+                Ok(OwnPart::Text(escaped(&self.prompts.text(content, server.endpoint == Endpoint::Chat)?)))
+            }
+            (prompt, None) => {
+                let content = salt.content(prompt, request.lengths.input, own);
+                Ok(match self.as_ids {
+                    true => OwnPart::Ids(ids(&self.prompts.ids(content)?)),
+                    false => OwnPart::Text(escaped(&self.prompts.text(content, true)?)),
+                })
+            }
+        }
     }
 
-    /// The hash of a prompt, and the body it is in.
-    fn body(&self, make: &MakePrompt<'_>, index: usize, attempt: u64) -> Result<(u64, Bytes), String> {
-        let Lengths { input, output } = self.lengths[index];
-        let prompt = make(input, &mut SplitMix::of(self.seed, &[self.run, index as u64, attempt]))?;
-        let mut hasher = DefaultHasher::new();
-        prompt.hash(&mut hasher);
-        let body = ChatBody {
-            model: self.model,
-            messages: [Message { role: "user", content: &prompt }],
-            max_tokens: output,
-            temperature: 0,
-            ignore_eos: true,
-            stream: true,
-            stream_options: StreamOptions { include_usage: true },
-        };
-        let json = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
-        Ok((hasher.finish(), Bytes::from(json)))
+    fn whole(&self, index: usize, part: &OwnPart) -> Bytes {
+        let fields = self.fields.around(&self.batch.requests[index]);
+        let [before, after] = history::around(self.batch.server.endpoint, part);
+        Bytes::from([b"{", before.as_bytes(), part.json(), after.as_bytes(), fields.as_bytes()].concat())
     }
+}
+
+impl OwnPart {
+    fn json(&self) -> &Bytes {
+        match self {
+            Self::Ids(json) | Self::Text(json) | Self::Messages(json) => json,
+        }
+    }
+}
+
+/// A JSON array of token ids.
+fn ids(ids: &[TokenId]) -> Bytes {
+    let mut json = String::with_capacity(ids.len() * 7 + 2);
+    json.push('[');
+    for (at, id) in ids.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        write!(json, "{comma}{id}").expect("a string takes everything");
+    }
+    json.push(']');
+    Bytes::from(json)
+}
+
+/// As the inside of a JSON string.
+fn escaped(text: &str) -> Bytes {
+    let quoted = Bytes::from(serde_json::Value::from(text).to_string());
+    quoted.slice(1..quoted.len() - 1)
+}
+
+/// The inside of a JSON array of messages.
+fn messages(messages: &[Message]) -> Bytes {
+    let one = |message: &Message| serde_json::json!({"role": message.role, "content": message.content}).to_string();
+    Bytes::from(messages.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
+/// Messages where an endpoint takes one text: their contents, a blank line between them.
+fn joined(messages: &[Message]) -> String {
+    messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Words of one letter: easily the same.
-    fn letters(n: usize, rng: &mut SplitMix) -> Result<String, String> {
-        Ok((0..n).map(|_| (b'a' + rng.between(0, 9) as u8) as char).collect())
-    }
-
-    fn contents(run: u64, lengths: &[Lengths]) -> Vec<String> {
-        let batch = Batch { model: "m", seed: 1, run, lengths };
-        let bodies = batch.prepare(&letters, &|| {}).unwrap();
-        let json = |body: &Bytes| serde_json::from_slice::<serde_json::Value>(body).unwrap();
-        bodies.iter().map(|body| json(body)["messages"][0]["content"].as_str().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn a_body_has_the_fields_that_every_server_takes() {
-        let batch = Batch { model: "m\"1", seed: 0, run: 0, lengths: &[Lengths { input: 3, output: 7 }] };
-        let bodies = batch.prepare(&|_, _| Ok("a \"b\"\n".to_owned()), &|| {}).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&bodies[0]).unwrap();
-        let expected = serde_json::json!({
-            "model": "m\"1", "messages": [{"role": "user", "content": "a \"b\"\n"}], "max_tokens": 7, "temperature": 0,
-            "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true},
-        });
-        assert_eq!(json, expected);
-    }
-
-    #[test]
-    fn prompts_are_distinct_in_order_and_the_same_again() {
-        let lengths: Vec<Lengths> = (0..60).map(|i| Lengths { input: 2 + i % 3, output: 1 }).collect();
-        let first = contents(0, &lengths);
-        assert!(first.iter().zip(&lengths).all(|(content, lengths)| content.len() == lengths.input));
-        assert_eq!(first.iter().collect::<HashSet<_>>().len(), 60);
-        assert_eq!(first, contents(0, &lengths));
-        let shared = contents(1, &lengths).iter().zip(&first).filter(|(a, b)| a == b).count();
-        assert!(shared < 10, "a second run has fresh prompts");
-    }
-
-    #[test]
-    fn where_no_distinct_prompt_is_left_it_ends_all_the_same() {
-        assert_eq!(contents(0, &[Lengths { input: 1, output: 1 }; 30]).len(), 30);
-    }
-
-    #[test]
-    fn an_error_of_any_thread_is_the_result() {
-        let lengths = [Lengths { input: 1, output: 1 }; 20];
-        let batch = Batch { model: "m", seed: 0, run: 0, lengths: &lengths };
-        assert_eq!(batch.prepare(&|_, _| Err("no".to_owned()), &|| {}).unwrap_err(), "no");
-    }
-}
+mod tests;

@@ -15,6 +15,9 @@ pub enum LoadgenError {
     /// The public trace cannot be downloaded.
     #[error(transparent)]
     Download(#[from] DownloadError),
+    /// What was asked for has no meaning for this trace or these lengths.
+    #[error("{0}")]
+    Workload(String),
     /// `--json` names a file that cannot be written.
     #[error("--json {}: cannot write it: {source}", path.display())]
     Json {
@@ -32,6 +35,16 @@ pub enum LoadgenError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file that holds no report that can be read.
+    #[error("{}{}: {problem}", path.display(), line.map_or(String::new(), |line| format!(":{line}")))]
+    ReportFile {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1, where one is to blame.
+        line: Option<usize>,
+        /// What is wrong, and what would be right.
+        problem: String,
     },
     /// No server at `--url`.
     #[error(
@@ -81,7 +94,10 @@ pub enum LoadgenError {
         /// What was said.
         detail: String,
     },
-    /// The async runtime cannot start.
+    /// The client's threads or sockets cannot be had.
     #[error("cannot start the client's threads: {0}")]
     Runtime(std::io::Error),
+    /// The server of known timings cannot be started or asked.
+    #[error("self-test: {0}")]
+    SelfTest(std::io::Error),
 }

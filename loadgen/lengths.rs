@@ -1,18 +1,22 @@
 //! What becomes of a workload's lengths: scaled, capped, fitted to the model.
 //!
-//! Owns the arithmetic and its order. Knows nothing of where lengths come from.
+//! Owns the arithmetic and its order. Knows nothing of where lengths come from; those that are drawn, `drawn.rs` draws.
+pub(crate) mod drawn;
+
 use minisgl_config::LONGEST;
 use minisgl_config::loadgen::LengthRules;
+
+use crate::request::{Prompt, Request};
 
 /// Tokens kept for the chat template around a prompt: the longest among the supported models' is about 40.
 pub(crate) const TEMPLATE_ROOM: usize = 64;
 
-/// Prompt and output tokens of one request; both at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Prompt and output tokens of one request; both at least 1 where they are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lengths {
-    /// Tokens of the message itself.
+    /// Tokens of the message itself, or of all messages; 0 for a text that no tokenizer counted.
     pub(crate) input: usize,
-    /// Tokens asked for.
+    /// Tokens asked for; 0 for an answer as long as the model makes it.
     pub(crate) output: usize,
 }
 
@@ -49,20 +53,32 @@ pub(crate) struct Clamped {
     pub(crate) outputs: usize,
 }
 
-/// Fits every request into a model that holds `max_model_len` tokens, template included; at least 2 must remain.
-pub(crate) fn fit<'a>(lengths: impl Iterator<Item = &'a mut Lengths>, max_model_len: usize) -> Result<Clamped, usize> {
-    let room = max_model_len.saturating_sub(TEMPLATE_ROOM);
-    if room < 2 {
-        return Err(TEMPLATE_ROOM + 2);
-    }
+/// The least that a model must hold for any request to fit.
+pub(crate) const LEAST_MODEL_LEN: usize = TEMPLATE_ROOM + 2;
+
+/// Fits every request into a model that holds `max_model_len` tokens, template included, of which there must be at least
+/// [`LEAST_MODEL_LEN`]. A text is sent as it is; a turn that quotes the answer before it keeps one token of its own behind
+/// its history, even where that alone does not fit.
+pub(crate) fn fit(requests: &mut [Request], max_model_len: usize) -> Clamped {
+    let room = max_model_len.saturating_sub(TEMPLATE_ROOM).max(2);
     let mut clamped = Clamped::default();
-    for request in lengths {
-        let fitted = request.within(room);
-        clamped.inputs += usize::from(fitted.input < request.input);
-        clamped.outputs += usize::from(fitted.output < request.output);
-        *request = fitted;
+    for index in 0..requests.len() {
+        let history = requests[index].parent.map(|parent| requests[parent].lengths);
+        let request = &mut requests[index];
+        let wanted = request.lengths;
+        let mut fitted = wanted.within(room);
+        if matches!(request.prompt, Prompt::Text(_) | Prompt::Messages(_)) {
+            fitted.input = wanted.input;
+            fitted.output = wanted.output.min(room.saturating_sub(wanted.input).max(1));
+        } else if let Some(history) = history {
+            fitted.input = fitted.input.max(history.input + history.output + 1);
+            fitted.output = wanted.output.min(room.saturating_sub(fitted.input).max(1));
+        }
+        clamped.inputs += usize::from(fitted.input < wanted.input);
+        clamped.outputs += usize::from(fitted.output < wanted.output);
+        request.lengths = fitted;
     }
-    Ok(clamped)
+    clamped
 }
 
 #[cfg(test)]
@@ -116,17 +132,51 @@ mod tests {
         }
     }
 
+    fn request(input: usize, output: usize) -> Request {
+        Request {
+            start: crate::request::Start::WhenFree,
+            lengths: Lengths { input, output },
+            ends_itself: false,
+            prompt: Prompt::Random,
+            parent: None,
+            cancel_after: None,
+            class: 0,
+        }
+    }
+
+    fn lengths(requests: &[Request]) -> Vec<(usize, usize)> {
+        requests.iter().map(|request| (request.lengths.input, request.lengths.output)).collect()
+    }
+
     #[test]
     fn counts_what_it_shortened() {
-        let mut all = [(10, 10), (1000, 20), (20, 1000), (900, 900)].map(|(input, output)| Lengths { input, output });
-        assert_eq!(fit(all.iter_mut(), 100 + TEMPLATE_ROOM), Ok(Clamped { inputs: 2, outputs: 2 }));
-        assert!(all.iter().all(|l| l.input + l.output <= 100 && l.input >= 1 && l.output >= 1));
-        for small in 0..300 {
-            let mut one = [Lengths { input: 500, output: 500 }];
-            match fit(one.iter_mut(), small) {
-                Ok(_) => assert!(one[0].input >= 1 && one[0].output >= 1 && one[0].input + one[0].output <= small),
-                Err(least) => assert!(small < least),
-            }
+        let mut all = [(10, 10), (1000, 20), (20, 1000), (900, 900)].map(|(input, output)| request(input, output));
+        assert_eq!(fit(&mut all, 100 + TEMPLATE_ROOM), Clamped { inputs: 2, outputs: 2 });
+        assert!(lengths(&all).iter().all(|&(input, output)| input + output <= 100 && input >= 1 && output >= 1));
+        for room in LEAST_MODEL_LEN..300 {
+            let mut one = [request(500, 500)];
+            fit(&mut one, room);
+            let (input, output) = lengths(&one)[0];
+            assert!(input >= 1 && output >= 1 && input + output <= room);
         }
+    }
+
+    #[test]
+    fn a_text_is_never_cut_and_a_turn_keeps_its_history() {
+        let mut text = [Request { prompt: Prompt::Text("…".into()), ..request(80, 50) }];
+        assert_eq!(fit(&mut text, 100 + TEMPLATE_ROOM), Clamped { inputs: 0, outputs: 1 });
+        assert_eq!(lengths(&text), [(80, 20)]);
+        let child = |parent, input, output| Request { parent: Some(parent), ..request(input, output) };
+        let mut chat = [request(60, 20), child(0, 90, 30), child(1, 200, 30)];
+        assert_eq!(fit(&mut chat, 100 + TEMPLATE_ROOM), Clamped { inputs: 2, outputs: 2 });
+        assert_eq!(lengths(&chat), [(60, 20), (81, 19), (101, 1)]);
+    }
+
+    /// Where nothing bounds the answer, nothing does after fitting.
+    #[test]
+    fn an_open_end_stays_open() {
+        let mut open = [request(80, 0), request(200, 0)];
+        fit(&mut open, 100 + TEMPLATE_ROOM);
+        assert_eq!(lengths(&open), [(80, 0), (100, 0)]);
     }
 }

@@ -1,7 +1,9 @@
 //! What a person sees while it runs: bars on a terminal, plain lines elsewhere, always on stderr.
 //!
 //! Owns the display and its thread, which reads counters a few times a second: nothing that is measured waits for a
-//! terminal. Knows nothing of requests.
+//! terminal. Knows nothing of requests. `metrics.rs` shows the same counters to Prometheus.
+pub(crate) mod metrics;
+
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -46,6 +48,11 @@ impl ConsoleOptions {
     /// Prints nothing at all.
     pub fn silent() -> Self {
         Self { progress: Progress::Off, notes: false, table: false }
+    }
+
+    /// As it is, without the tables.
+    pub(crate) fn without_table(self) -> Self {
+        Self { table: false, ..self }
     }
 
     /// Prints a note.
@@ -114,13 +121,16 @@ fn show_bars(counters: &Counters, totals: [u64; 4], stopped: &mpsc::Receiver<()>
     let style = ProgressStyle::with_template(template).expect("a constant template").with_key("rate", rate);
     let bar = |i: usize| all.add(ProgressBar::new(totals[i]).with_style(style.clone()).with_prefix(NAMES[i]));
     let bars: [ProgressBar; 4] = std::array::from_fn(bar);
+    let line = ProgressStyle::with_template("{msg}").expect("a constant template");
+    let figures = all.add(ProgressBar::new_spinner().with_style(line));
     loop {
         let last = ended(stopped, BARS_EVERY);
         for ((bar, value), total) in bars.iter().zip(counters.bars()).zip(totals) {
             bar.set_position(value.min(total));
         }
+        figures.set_message(so_far(counters));
         if last {
-            bars.iter().for_each(ProgressBar::abandon);
+            bars.iter().chain([&figures]).for_each(ProgressBar::abandon);
             return;
         }
     }
@@ -132,17 +142,36 @@ fn print_lines(counters: &Counters, totals: [u64; 4], stopped: &mpsc::Receiver<(
         let last = ended(stopped, LINES_EVERY);
         let [sent, done, first, further] = counters.bars();
         eprintln!(
-            "loadgen: {:>5.0} s: requests sent {sent}/{}, done {done}/{}, prefill {first}/{}, decode tokens {further}/{}",
+            "loadgen: {:>5.0} s: requests sent {sent}/{}, done {done}/{}, prefill {first}/{}, decode tokens {further}/{}; {}",
             start.elapsed().as_secs_f64(),
             totals[0],
             totals[1],
             totals[2],
             totals[3],
+            so_far(counters),
         );
         if last {
             return;
         }
     }
+}
+
+/// The run's state and its latencies so far, in one line.
+fn so_far(counters: &Counters) -> String {
+    let (live, ttft) = (counters.live(), counters.ttft());
+    let mut line = format!("in flight {}, queued {}", live.in_flight, live.queued);
+    if ttft.len() > 0 {
+        // A live p99 is for watching: it is shown however few values there are, and is in no report.
+        let (p50, p99) = (ttft.quantile_ms(0.5), ttft.quantile_ms(0.99));
+        line += &format!(", TTFT p50 {p50:.1} p99 {p99:.1} ms");
+    }
+    if let Some(mean) = live.gap_mean_ms() {
+        line += &format!(", ICL mean {mean:.1} ms");
+    }
+    if live.failed > 0 {
+        line += &format!(", {} failed", live.failed);
+    }
+    line
 }
 
 fn ended(stopped: &mpsc::Receiver<()>, wait: Duration) -> bool {
@@ -200,5 +229,21 @@ impl Steps {
         if let Some(bar) = &self.0.0 {
             bar.inc(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_what_is_known() {
+        let counters = Counters::default();
+        counters.on_sent();
+        assert_eq!(so_far(&counters), "in flight 1, queued 1");
+        counters.on_first_token(12_000_000);
+        counters.on_chunk(Some(20_000));
+        counters.on_chunk(Some(22_000));
+        assert_eq!(so_far(&counters), "in flight 1, queued 0, TTFT p50 12.0 p99 12.0 ms, ICL mean 21.0 ms");
     }
 }

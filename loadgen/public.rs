@@ -38,8 +38,8 @@ pub(crate) fn open(source: &TraceSource, limit: Option<usize>, console: ConsoleO
     Ok(match source {
         TraceSource::Shipped => traces::read(SHIPPED_TRACE_NAME, SHIPPED_TRACE.as_bytes(), limit)?,
         TraceSource::File(path) => traces::read_file(path, limit)?,
-        TraceSource::Qwen => {
-            let path = fetch(&PublicTrace::qwen(), &minisgl_checkpoint::cache_folder(), console)?;
+        TraceSource::Public(public) => {
+            let path = fetch(public, &minisgl_checkpoint::cache_folder(), console)?;
             traces::read_file(&path, limit)?
         }
     })

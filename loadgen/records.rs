@@ -1,33 +1,148 @@
 //! What is kept of each request: a few numbers, whatever it streamed.
 //!
 //! Owns the record and the reasons of failure. Takes no time itself and sums nothing up.
+use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::client::Usage;
+use crate::series::{ClientCost, GapsOverTime, Sample};
+use crate::statistics::Gaps;
 
-/// One request, from its intended time to its end. Times are nanoseconds after the run's start.
-#[derive(Clone, Debug, PartialEq)]
+/// One request, from its intended time to its end. Times are nanoseconds after the run's start, on one monotonic clock.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Record {
+    /// Its place in the run.
+    pub(crate) index: usize,
+    /// Its length class.
+    pub(crate) class: u16,
+    /// Which turn of its conversation it is, from 1; 0 where turns are not told apart.
+    pub(crate) turn: u32,
     /// When it was to be sent; `None` in a closed loop, which has no schedule.
     pub(crate) intended: Option<u64>,
     /// Taken before its connection is opened.
     pub(crate) sent: u64,
+    /// The first byte of the request was taken by the socket: the connection stood.
+    pub(crate) written: Option<u64>,
+    /// The socket read that brought the end of the response's head.
+    pub(crate) head: Option<u64>,
     /// The socket read that brought its first non-empty content or reasoning delta.
     pub(crate) first_token: Option<u64>,
     /// The socket read that brought its last content chunk.
     pub(crate) last_token: Option<u64>,
     /// When it was over, either way.
     pub(crate) ended: u64,
-    /// Content chunks, empty ones included.
+    /// Content chunks, empty ones included; reasoning and tool-call chunks are among them.
     pub(crate) chunks: u64,
+    /// Of them, with reasoning.
+    pub(crate) reasoning_chunks: u64,
+    /// Of them, with a piece of a tool call.
+    pub(crate) tool_call_chunks: u64,
     /// Tokens by the server's count.
     pub(crate) usage: Option<Usage>,
+    /// Tokens of its answer's text by the client's tokenizer, where that was counted.
+    pub(crate) tokenizer_count: Option<u64>,
     /// Tokens of its message.
     pub(crate) input_len: usize,
     /// Tokens it asked for.
     pub(crate) output_len: usize,
+    /// Why the answer ended, in the server's word.
+    pub(crate) finish: Option<Finish>,
+    /// How it ended, for us.
+    pub(crate) end: End,
+    /// The socket read of each event that a client library would hand out (role, content, finish, usage; not `[DONE]`).
+    /// Kept only where `--raw` asks for it: it is the one thing that grows with an answer.
+    pub(crate) tics: Option<Vec<u64>>,
+}
+
+/// Tokens as the server counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Of the prompt, chat template included.
+    pub(crate) prompt_tokens: u64,
+    /// Of the answer.
+    pub(crate) completion_tokens: u64,
+    /// Of the prompt's, those that a prefix cache held, where the server says.
+    pub(crate) cached_tokens: Option<u64>,
+    /// Of the answer's, those of reasoning, where the server says.
+    pub(crate) reasoning_tokens: Option<u64>,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With a whole answer.
+    #[default]
+    Completed,
+    /// Our side left, as planned.
+    Cancelled,
+    /// For this reason.
+    Failed(Failure),
+}
+
+/// `finish_reason`, spelled as the API does in reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Finish {
+    /// An end-of-sequence token or a stop string.
+    Stop,
+    /// The length asked for, or the context's end.
+    Length,
+    /// A tool is to be called.
+    ToolCalls,
+    /// Anything else.
+    Other,
+}
+
+impl fmt::Display for Finish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::Other => "other",
+        })
+    }
+}
+
+impl Record {
+    /// Whether it has a whole answer.
+    pub(crate) fn is_completed(&self) -> bool {
+        self.end == End::Completed
+    }
+
+    /// Whether it was sent at all: a turn whose parent failed never was, and its times mean nothing.
+    pub(crate) fn was_sent(&self) -> bool {
+        self.failure().is_none_or(|failure| failure.reason != Reason::Parent)
+    }
+
     /// Why it failed, if it did.
-    pub(crate) failure: Option<Failure>,
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match &self.end {
+            End::Failed(failure) => Some(failure),
+            End::Completed | End::Cancelled => None,
+        }
+    }
+}
+
+/// What a run leaves: everything that a report is made from.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    /// One of each request, by index.
+    pub(crate) records: Vec<Record>,
+    /// Gaps between content chunks (ICL), of all requests whatever became of them: kept as they come, not a request.
+    pub(crate) gaps: Gaps,
+    /// The same gaps by time and length.
+    pub(crate) gaps_over_time: GapsOverTime,
+    /// In flight, queued and chunks a second, sampled.
+    pub(crate) samples: Vec<Sample>,
+    /// Most requests in flight at once.
+    pub(crate) max_in_flight: u64,
+    /// Most requests that waited for their first token at once.
+    pub(crate) max_queued: u64,
+    /// The client process's own cost.
+    pub(crate) cost: ClientCost,
+    /// Wall-clock time of the run's start, in seconds since 1970: for people, never for intervals.
+    pub(crate) started_unix_s: f64,
+    /// Text of the answers that were to be kept, by index; JSON string contents as they came.
+    pub(crate) answers: BTreeMap<usize, Vec<u8>>,
 }
 
 /// Why a request failed, and in which words of whose.
@@ -74,8 +189,12 @@ pub(crate) enum Reason {
     Endless,
     /// An answer that ended well, without one token.
     NoToken,
-    /// Not over within the timeout.
+    /// Nothing came for the whole timeout, or it was not over within it.
     Timeout,
+    /// The turn before it failed.
+    Parent,
+    /// As a report of an earlier run names it.
+    Recorded(String),
 }
 
 impl fmt::Display for Reason {
@@ -92,6 +211,8 @@ impl fmt::Display for Reason {
             Self::Endless => f.write_str("endless stream"),
             Self::NoToken => f.write_str("no token"),
             Self::Timeout => f.write_str("timeout"),
+            Self::Parent => f.write_str("earlier turn failed"),
+            Self::Recorded(name) => f.write_str(name),
         }
     }
 }

@@ -1,150 +1,335 @@
-//! One run: every request sent when it should be, every answer measured, every outcome written down.
+//! One run: every request sent when it should be, every outcome written down.
 //!
-//! Owns the open and the closed loop. Knows nothing of traces, prompts or reports.
+//! Owns the launcher: the open loop's schedule, the closed loop's places, and turns that wait for each other. Knows nothing
+//! of traces, prompts or reports, nor how an answer is read.
 //!
-//! The calling thread paces; requests run on the runtime. A request takes two locks, both at its end. Nothing is tokenised,
-//! formatted or printed while a run lasts.
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+//! The calling thread launches: it sleeps to absolute times and connects and writes itself, so that neither a timer of
+//! milliseconds nor a busy reader delays a request. Nothing is tokenised, formatted or printed while a run lasts; only a
+//! turn that quotes an answer is put together then.
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use minisgl_config::loadgen::settings::Endpoint;
 
-use crate::ConsoleOptions;
-use crate::arrivals::{self, Arrivals};
-use crate::client::{Ask, Clock, Outcome, Target, stream_chat};
+use crate::client::{Clock, Ended, Exchange, Keep, Outgoing, Reactors, Target};
 use crate::counters::Counters;
-use crate::lengths::Lengths;
-use crate::progress::RunDisplay;
-use crate::records::Record;
+use crate::records::{End, Failure, Ledger, Reason, Record};
+use crate::request::{Body, Job, Piece, Places, Start};
+use crate::sampler::Sampler;
+use crate::series::GapsOverTime;
 use crate::statistics::Gaps;
 
 /// Between the decision to start and the run's time 0, so that the first request is not late for having to be set up.
 const LEAD: Duration = Duration::from_millis(20);
 
+/// Bytes of answers that are kept to be counted; beyond it, later answers are counted by chunks. Those that a later turn
+/// quotes are kept whatever their size.
+const MOST_KEPT: usize = 64 << 20;
+
 /// What a run is made of.
-pub(crate) struct Job<'a> {
+pub(crate) struct RunOptions<'a> {
     pub(crate) target: &'a Target,
-    pub(crate) arrivals: &'a Arrivals,
-    pub(crate) lengths: &'a [Lengths],
-    /// One for each of `lengths`; each is freed when its request ends.
-    pub(crate) bodies: Vec<Bytes>,
+    pub(crate) endpoint: Endpoint,
+    /// By index; each body is freed when it is sent.
+    pub(crate) jobs: Vec<Job>,
+    /// Of a closed loop; none where every job says its own time.
+    pub(crate) places: Option<Places>,
+    /// No request begins after this.
+    pub(crate) until: Option<Duration>,
     pub(crate) timeout: Duration,
+    /// Reading threads.
+    pub(crate) threads: usize,
+    /// Keep the time of every chunk.
+    pub(crate) keep_tics: bool,
+    pub(crate) counters: Arc<Counters>,
 }
 
-/// What a run leaves.
-pub(crate) struct Ledger {
-    /// One of each request, in the order of their ends.
-    pub(crate) records: Vec<Record>,
-    /// Gaps between the content chunks of completed requests.
-    pub(crate) gaps: Gaps,
-    pub(crate) max_in_flight: u64,
-    pub(crate) max_queued: u64,
+/// Runs to the end of the last request.
+///
+/// # Errors
+/// Where the system gives no threads or epoll.
+pub(crate) fn execute(options: RunOptions<'_>) -> io::Result<Ledger> {
+    let total = options.jobs.len();
+    let start = Instant::now() + LEAD;
+    let clock = Clock::starting(start);
+    let started_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let (sender, ended) = mpsc::channel();
+    let reactors = Reactors::start(options.threads.max(1), clock, &options.counters, &sender)?;
+    drop(sender);
+    let sampler = Sampler::start(clock, options.counters.clone());
+    let counters = options.counters.clone();
+    let launcher = Launcher::new(options, start, clock, reactors);
+    let mut done = launcher.run(&ended);
+    let (samples, cost) = sampler.stop();
+    let (mut gaps, mut gaps_over_time) = (Gaps::new(), GapsOverTime::new());
+    for tally in done.reactors.finish() {
+        gaps.merge(&tally.gaps);
+        gaps_over_time.merge(tally.gaps_over_time);
+    }
+    done.records.sort_unstable_by_key(|record| record.index);
+    assert!(done.records.len() <= total, "at most one record a request");
+    Ok(Ledger {
+        records: done.records,
+        gaps,
+        gaps_over_time,
+        samples,
+        max_in_flight: counters.max_in_flight(),
+        max_queued: counters.max_queued(),
+        cost,
+        started_unix_s,
+        answers: done.answers,
+    })
 }
 
-/// What a run's requests share.
-struct Shared {
-    target: Target,
+/// What the launcher leaves.
+struct Done {
+    records: Vec<Record>,
+    answers: BTreeMap<usize, Vec<u8>>,
+    reactors: Reactors,
+}
+
+struct Launcher<'a> {
+    options: RunOptions<'a>,
+    jobs: Vec<Option<Job>>,
+    start: Instant,
     clock: Clock,
-    timeout: Duration,
-    counters: Arc<Counters>,
-    books: Mutex<(Vec<Record>, Gaps)>,
+    reactors: Reactors,
+    /// What is known to happen at a time, in nanoseconds after the start.
+    due: BinaryHeap<Reverse<(u64, Due)>>,
+    /// Requests that wait for a place: turns whose time has come, before those that never began.
+    waiting: VecDeque<usize>,
+    /// Places that are open and free.
+    free: usize,
+    /// Which turn of its chat each request is, from 1; 0 where none waits for another.
+    turns: Vec<u32>,
+    /// Who waits for whom.
+    children: HashMap<usize, Vec<usize>>,
+    /// Requests that ended when they were sent.
+    at_once: Vec<Ended>,
+    records: Vec<Record>,
+    answers: BTreeMap<usize, Vec<u8>>,
+    answer_bytes: usize,
+    /// Requests that were not begun or have not ended.
+    left: usize,
 }
 
-/// One request, ready to be sent.
-struct Item {
-    body: Bytes,
-    lengths: Lengths,
-    intended: Option<u64>,
+/// What happens at a time. A request of the same time comes before a place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// It is sent, or takes the next place.
+    Request(usize),
+    /// It opens.
+    Place,
 }
 
-/// Runs `job` to the end of its last request.
-pub(crate) fn execute(runtime: &Runtime, job: Job<'_>, console: ConsoleOptions) -> Ledger {
-    let total = job.lengths.len();
-    assert_eq!(job.bodies.len(), total, "a body for each request");
-    let start = match job.arrivals {
-        Arrivals::Schedule(_) => Instant::now() + LEAD,
-        Arrivals::Closed(_) => Instant::now(),
-    };
-    let shared = Arc::new(Shared {
-        target: job.target.clone(),
-        clock: Clock::starting(start),
-        timeout: job.timeout,
-        counters: Arc::new(Counters::default()),
-        books: Mutex::new((Vec::with_capacity(total), Gaps::new())),
-    });
-    let tokens: u64 = job.lengths.iter().map(|lengths| lengths.output as u64).sum();
-    let totals = [total as u64, total as u64, total as u64, tokens - total as u64];
-    let display = RunDisplay::start(console, shared.counters.clone(), totals);
-    let items = job.bodies.into_iter().zip(job.lengths.iter().copied());
-    // Every task holds a sender; when none is left, all have ended.
-    let (alive, mut all_ended) = mpsc::channel::<()>(1);
-    match job.arrivals {
-        Arrivals::Schedule(schedule) => {
-            let mut items = items;
-            arrivals::pace(start, schedule, |index| {
-                let (body, lengths) = items.next().expect("an arrival for each request");
-                let item = Item { body, lengths, intended: Some(schedule[index].as_nanos() as u64) };
-                let (shared, alive) = (shared.clone(), alive.clone());
-                runtime.spawn(async move {
-                    shared.one(item).await;
-                    drop(alive);
-                });
-            });
+impl<'a> Launcher<'a> {
+    fn new(mut options: RunOptions<'a>, start: Instant, clock: Clock, reactors: Reactors) -> Self {
+        let jobs = std::mem::take(&mut options.jobs);
+        let mut launcher = Self {
+            start,
+            clock,
+            reactors,
+            due: BinaryHeap::with_capacity(jobs.len()),
+            waiting: VecDeque::new(),
+            free: 0,
+            turns: turns(&jobs),
+            children: HashMap::new(),
+            at_once: Vec::new(),
+            records: Vec::with_capacity(jobs.len()),
+            answers: BTreeMap::new(),
+            answer_bytes: 0,
+            left: jobs.len(),
+            options,
+            jobs: Vec::new(),
+        };
+        for (index, job) in jobs.iter().enumerate() {
+            match job.start {
+                Start::At(at) => launcher.due.push(Reverse((nanoseconds(at), Due::Request(index)))),
+                Start::WhenFree => launcher.waiting.push_back(index),
+                Start::After { parent, .. } => launcher.children.entry(parent).or_default().push(index),
+            }
         }
-        Arrivals::Closed(concurrency) => {
-            let items = items.map(|(body, lengths)| Item { body, lengths, intended: None });
-            let queue = Arc::new(Mutex::new(items.collect::<Vec<_>>().into_iter()));
-            for _ in 0..*concurrency {
-                let (shared, alive, queue) = (shared.clone(), alive.clone(), queue.clone());
-                runtime.spawn(async move {
-                    let next = || queue.lock().expect("no panic while it is held").next();
-                    while let Some(item) = next() {
-                        shared.one(item).await;
-                    }
-                    drop(alive);
-                });
+        if let Some(places) = launcher.options.places {
+            let opens = (0..places.count.min(jobs.len())).map(|place| nanoseconds(places.opens(place)));
+            launcher.due.extend(opens.map(|at| Reverse((at, Due::Place))));
+        }
+        launcher.jobs = jobs.into_iter().map(Some).collect();
+        launcher
+    }
+
+    fn run(mut self, ended: &Receiver<Ended>) -> Done {
+        while self.left > 0 {
+            self.launch_due();
+            if !self.at_once.is_empty() {
+                std::mem::take(&mut self.at_once).into_iter().for_each(|over| self.on_ended(over));
+                continue;
+            }
+            if self.left == 0 {
+                break;
+            }
+            let received = match self.due.peek() {
+                Some(&Reverse((at, _))) => {
+                    let target = self.start + Duration::from_nanos(at);
+                    ended.recv_timeout(target.saturating_duration_since(Instant::now()))
+                }
+                None => ended.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
+                Ok(over) => self.on_ended(over),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the reading threads are gone, and requests are not over")
+                }
+            }
+        }
+        Done { records: self.records, answers: self.answers, reactors: self.reactors }
+    }
+
+    fn launch_due(&mut self) {
+        while let Some(&Reverse((at, due))) = self.due.peek() {
+            // Times before the start are 0 on the clock.
+            if Instant::now() < self.start + Duration::from_nanos(at) {
+                return;
+            }
+            self.due.pop();
+            match due {
+                Due::Request(index) if self.options.places.is_some() => {
+                    self.waiting.push_front(index);
+                    self.fill_places();
+                }
+                Due::Request(index) => self.launch(index, at),
+                Due::Place => {
+                    self.free += 1;
+                    self.fill_places();
+                }
             }
         }
     }
-    drop(alive);
-    runtime.block_on(async { while all_ended.recv().await.is_some() {} });
-    drop(display);
-    let mut books = shared.books.lock().expect("no panic while it is held");
-    let (records, gaps) = std::mem::replace(&mut *books, (Vec::new(), Gaps::new()));
-    assert_eq!(records.len(), total, "every request ends in one record");
-    let counters = &shared.counters;
-    Ledger { records, gaps, max_in_flight: counters.max_in_flight(), max_queued: counters.max_queued() }
+
+    /// Sends what waits as far as there are places.
+    fn fill_places(&mut self) {
+        while self.free > 0
+            && let Some(index) = self.waiting.pop_front()
+        {
+            self.free -= 1;
+            self.launch(index, self.clock.now());
+        }
+    }
+
+    /// Whether it is too late to begin anything.
+    fn is_over(&self) -> bool {
+        self.options.until.is_some_and(|until| self.clock.now() > nanoseconds(until))
+    }
+
+    /// Gives up a request that was not sent, and those that wait for it: they were prepared, and are not wanted any more.
+    fn forget(&mut self, index: usize) {
+        let mut gone = vec![index];
+        while let Some(index) = gone.pop() {
+            self.left -= 1;
+            gone.extend(self.children.remove(&index).unwrap_or_default());
+        }
+    }
+
+    fn launch(&mut self, index: usize, due: u64) {
+        let closed = self.options.places.is_some();
+        let job = self.jobs[index].take().expect("a request is sent once");
+        if self.is_over() && (closed || matches!(job.start, Start::After { .. })) {
+            self.free += usize::from(closed);
+            return self.forget(index);
+        }
+        let record = Record {
+            index,
+            class: job.class,
+            turn: self.turns[index],
+            intended: (!closed).then_some(due),
+            input_len: job.lengths.input,
+            output_len: job.lengths.output,
+            ..Record::default()
+        };
+        let keep = Keep {
+            text: self.children.contains_key(&index) || (job.keep_answer && self.answer_bytes < MOST_KEPT),
+            tics: self.options.keep_tics,
+        };
+        let outgoing = Outgoing {
+            body: self.body(job.body),
+            endpoint: self.options.endpoint,
+            keep,
+            record,
+            timeout_ns: nanoseconds(self.options.timeout),
+            cancel_ns: job.cancel_after.map(nanoseconds),
+        };
+        self.options.counters.on_sent();
+        let begun = Exchange::start(self.options.target, outgoing, self.clock);
+        let over = match begun.map(|exchange| self.reactors.add(exchange)) {
+            Ok(Ok(())) => return,
+            Ok(Err((exchange, error))) => {
+                let failure = Failure::new(Reason::Connect(error.to_string()), "the client cannot watch the socket");
+                exchange.over(End::Failed(failure), self.clock)
+            }
+            Err(over) => *over,
+        };
+        self.options.counters.on_done(&over.record);
+        // Not ended here: where nothing connects, each end would begin the next within itself.
+        self.at_once.push(over);
+    }
+
+    /// A body's pieces, with the answers that it quotes.
+    fn body(&self, body: Body) -> Vec<Bytes> {
+        match body {
+            Body::Whole(bytes) => vec![bytes],
+            Body::Quoting(pieces) => {
+                let answer = |of: usize| self.answers.get(&of).map_or_else(Bytes::new, |text| text.clone().into());
+                let piece = |piece| match piece {
+                    Piece::Json(bytes) => bytes,
+                    Piece::AnswerOf(of) => answer(of),
+                };
+                pieces.into_iter().map(piece).collect()
+            }
+        }
+    }
+
+    fn on_ended(&mut self, over: Ended) {
+        self.left -= 1;
+        let Ended { mut record, text, tics } = over;
+        let (index, ended) = (record.index, record.ended);
+        record.tics = tics;
+        if let Some(text) = text {
+            self.answer_bytes += text.len();
+            self.answers.insert(index, text);
+        }
+        self.records.push(record);
+        for child in self.children.remove(&index).unwrap_or_default() {
+            let job = self.jobs[child].as_ref().expect("a turn is sent after the one before it");
+            let Start::After { delay, not_before, .. } = job.start else { unreachable!("it waits for a turn") };
+            let at = ended.saturating_add(nanoseconds(delay)).max(nanoseconds(not_before));
+            self.due.push(Reverse((at, Due::Request(child))));
+        }
+        if self.options.places.is_some() {
+            self.free += 1;
+            // A turn that is due now goes before what never began.
+            self.launch_due();
+            self.fill_places();
+        }
+    }
 }
 
-impl Shared {
-    /// Sends one request, reads its answer to the end and writes its record.
-    async fn one(&self, item: Item) {
-        let sent = self.clock.now();
-        self.counters.on_sent();
-        let Lengths { input, output } = item.lengths;
-        let ask = Ask { body: item.body, output_len: output, timeout: self.timeout };
-        let Outcome { measured, failure } = stream_chat(&self.target, ask, self.clock, &self.counters).await;
-        let now = self.clock.now();
-        self.counters.on_done(measured.first_token.is_some());
-        let record = Record {
-            intended: item.intended,
-            sent,
-            first_token: measured.first_token,
-            last_token: measured.last_token,
-            // What follows the last token (usage, the end of the body) is no part of an answer.
-            ended: if failure.is_none() { measured.last_token.unwrap_or(now) } else { now },
-            chunks: measured.chunks,
-            usage: measured.usage,
-            input_len: input,
-            output_len: output,
-            failure,
-        };
-        let (records, gaps) = &mut *self.books.lock().expect("no panic while it is held");
-        if record.failure.is_none() {
-            measured.gaps_us.iter().for_each(|&us| gaps.add(u64::from(us)));
+/// Which turn each job is: one more than that which it waits for.
+fn turns(jobs: &[Job]) -> Vec<u32> {
+    let mut turns = vec![0; jobs.len()];
+    for (index, job) in jobs.iter().enumerate() {
+        if let Start::After { parent, .. } = job.start {
+            turns[parent] = turns[parent].max(1);
+            turns[index] = turns[parent] + 1;
         }
-        records.push(record);
     }
+    turns
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

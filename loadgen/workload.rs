@@ -1,86 +1,238 @@
-//! From settings to runs: which requests, how long, when.
+//! From settings to the requests of each run: which, how long, when.
 //!
-//! Owns what `--trace`, `--concurrency` and `--simple` mean. Reads traces, and makes no connection.
-use minisgl_config::LengthRange;
-use minisgl_config::loadgen::{LengthRules, Workload};
+//! Owns what a workload means, in two steps. [`plan`] reads traces and files and makes no connection; [`Planned::settle`]
+//! counts what only a tokenizer can and fits everything to the model that is served. A run is then a function of the
+//! settings, its load and its repeat: the same command makes the same requests. How a prompt is made is not known here.
+//!
+//! ```text
+//!   settings ─ plan ─▶ Planned ─ settle (tokenizer, context length) ─▶ Settled ── run(load, repeat) ─▶ RunPlan
+//!                traced.rs, drawn.rs                                        schedule.rs
+//! ```
+mod drawn;
+mod schedule;
+mod traced;
+
+use std::time::Duration;
+
+use minisgl_config::loadgen::LoadgenSettings;
+use minisgl_config::loadgen::settings::{Arrival, Cancel, Endpoint, LengthRules, Load, Source};
 
 use crate::ConsoleOptions;
-use crate::arrivals::{self, Arrivals};
+use crate::draw;
 use crate::error::LoadgenError;
-use crate::lengths::Lengths;
-use crate::public;
+use crate::lengths::{Clamped, LEAST_MODEL_LEN, Lengths};
+use crate::prompts::Prompts;
+use crate::request::{Places, Prompt, Request, RunPlan, Start};
 use crate::rng::SplitMix;
-use crate::traces::{Trace, TraceRequest};
 
-/// What is to be sent.
-pub(crate) struct Planned {
-    /// What each request of a run asks for; every run's are the same.
-    pub(crate) lengths: Vec<Lengths>,
-    /// The runs.
-    pub(crate) runs: Vec<Run>,
-    /// The workload in a few words, for the report.
+/// Most requests of one run.
+pub(crate) const MOST_REQUESTS: usize = 10_000_000;
+
+/// Marks the draws of cancellations apart from all others.
+const CANCELLATIONS: u64 = u64::MAX - 2;
+
+/// What the report says of a workload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct AboutWorkload {
+    /// In a few words.
     pub(crate) name: String,
-    /// The trace's format, if it is one.
-    pub(crate) format: Option<String>,
-    /// Whether one small request comes first.
-    pub(crate) connection_test: bool,
+    /// What prompts are made of, and what is fresh in each run.
+    pub(crate) prompts: String,
+    /// Names of the length classes, by [`Request::class`]; empty where there is one.
+    pub(crate) classes: Vec<String>,
+    /// Of a trace.
+    pub(crate) trace: Option<AboutTrace>,
 }
 
-/// One run of it.
-pub(crate) struct Run {
-    /// What the trace's times were multiplied by.
-    pub(crate) time_scale: Option<f64>,
-    /// When its requests are sent.
-    pub(crate) arrivals: Arrivals,
+/// What the report says of a trace.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AboutTrace {
+    /// Its form, as its content showed.
+    pub(crate) format: String,
+    /// Of the file, in hexadecimal.
+    pub(crate) sha256: String,
+    /// Requests that are replayed.
+    pub(crate) requests: usize,
+    /// Requests that the trace records as failed: not replayed.
+    pub(crate) failed: usize,
+    /// Share of prompt tokens that a cache without bounds would have had, one request after another; None where prompts do
+    /// not follow the trace's ids.
+    pub(crate) ideal_hit_rate: Option<f64>,
+    /// The same in whole pages of 16 tokens.
+    pub(crate) ideal_hit_rate_page_16: Option<f64>,
 }
 
-/// Marks the draws of lengths apart from those of prompts, whose paths begin with a run's number.
-const LENGTHS: u64 = u64::MAX;
+/// A workload that was read, whose texts are not counted yet.
+pub(crate) struct Planned {
+    about: AboutWorkload,
+    common: Common,
+    source: Planning,
+}
 
-/// Reads and plans `workload`.
-pub(crate) fn plan(workload: &Workload, seed: u64, console: ConsoleOptions) -> Result<Planned, LoadgenError> {
-    match workload {
-        Workload::Trace { source, time_scales, limit, lengths } => {
-            let trace = public::open(source, *limit, console)?;
-            note_trace(&trace, console);
-            Ok(Planned {
-                lengths: trace.requests.iter().map(|r| known(lengths, r)).collect(),
-                runs: time_scales.iter().map(|&scale| Run::of_trace(&trace, scale)).collect(),
-                name: trace.name + &described(lengths),
-                format: Some(trace.format.to_string()),
-                connection_test: false,
-            })
+enum Planning {
+    Traced(traced::Reading),
+    Drawn(drawn::Drawn),
+}
+
+/// What holds for any source.
+#[derive(Clone, Debug)]
+struct Common {
+    seed: u64,
+    endpoint: Endpoint,
+    rules: LengthRules,
+    until: Option<Duration>,
+    cancel: Option<Cancel>,
+    max_model_len: Option<usize>,
+}
+
+/// A workload of which every run can be made.
+pub(crate) struct Settled {
+    /// For the report.
+    pub(crate) about: AboutWorkload,
+    common: Common,
+    source: SettledSource,
+}
+
+enum SettledSource {
+    Traced(traced::Traced),
+    Drawn(drawn::Drawn),
+}
+
+/// Reads what `settings` ask for; every fault of a file is found here, before a connection is made.
+pub(crate) fn plan(settings: &LoadgenSettings, console: ConsoleOptions) -> Result<Planned, LoadgenError> {
+    let workload = &settings.workload;
+    let common = Common {
+        seed: settings.seed,
+        endpoint: settings.server.endpoint,
+        rules: workload.lengths,
+        until: workload.duration,
+        cancel: workload.cancel,
+        max_model_len: None,
+    };
+    let (about, source) = match &workload.source {
+        Source::Trace { .. } => {
+            let (about, reading) = traced::read(settings, console)?;
+            (about, Planning::Traced(reading))
         }
-        Workload::Closed { concurrency, num_requests, input_len, output_len } => Ok(Planned {
-            lengths: drawn(*num_requests, [*input_len, *output_len], &LengthRules::default(), seed),
-            runs: vec![Run { time_scale: None, arrivals: Arrivals::Closed(*concurrency) }],
-            name: format!("closed loop of {concurrency}, input {input_len}, output {output_len}"),
-            format: None,
-            connection_test: false,
-        }),
-        Workload::Simple { num_requests, input_len, output_len, lengths } => {
-            let at_once = vec![std::time::Duration::ZERO; *num_requests];
-            Ok(Planned {
-                lengths: drawn(*num_requests, [*input_len, *output_len], lengths, seed),
-                runs: vec![Run { time_scale: None, arrivals: Arrivals::Schedule(at_once) }],
-                name: format!(
-                    "simple: {num_requests} at once, input {input_len}, output {output_len}{}",
-                    described(lengths)
-                ),
-                format: None,
-                connection_test: true,
-            })
+        Source::Drawn { mix, shared_prefix, num_requests } => {
+            let drawn = drawn::Drawn::open(mix, *shared_prefix, *num_requests, workload.prompts)
+                .map_err(LoadgenError::Workload)?;
+            (drawn.about(&common.rules), Planning::Drawn(drawn))
+        }
+    };
+    if let Some((preset, flag)) = settings.preset.and_then(|preset| Some((preset, preset.server_flag()?))) {
+        console.note(&format!("--preset {} is meant for a server with {flag}", preset.name()));
+    }
+    Ok(Planned { about, common, source })
+}
+
+impl Planned {
+    /// Whether prompts cannot be had without a tokenizer: texts that are sent as they are need none.
+    pub(crate) fn needs_tokenizer(&self) -> bool {
+        match &self.source {
+            Planning::Traced(reading) => reading.needs_tokenizer(),
+            Planning::Drawn(_) => true,
+        }
+    }
+
+    /// Counts texts by the tokenizer and fits every request into a model that holds `max_model_len` tokens.
+    pub(crate) fn settle(
+        mut self,
+        prompts: &Prompts,
+        max_model_len: Option<usize>,
+        console: ConsoleOptions,
+    ) -> Result<Settled, LoadgenError> {
+        if let Some(max_model_len) = max_model_len.filter(|&n| n < LEAST_MODEL_LEN) {
+            return Err(LoadgenError::TooSmall { max_model_len, least: LEAST_MODEL_LEN });
+        }
+        self.common.max_model_len = max_model_len;
+        let source = match self.source {
+            Planning::Traced(reading) => {
+                SettledSource::Traced(reading.settle(&self.common, prompts, &mut self.about, console)?)
+            }
+            Planning::Drawn(drawn) => SettledSource::Drawn(drawn),
+        };
+        Ok(Settled { about: self.about, common: self.common, source })
+    }
+}
+
+impl Settled {
+    /// The requests of one run under `load`. Repeats differ by their arrivals and cancellations, points by their load only;
+    /// what tokens the prompts are of, the run's number says (see `bodies.rs`).
+    pub(crate) fn run(&self, load: &Load, repeat: u64) -> Result<RunPlan, LoadgenError> {
+        let common = &self.common;
+        let mut plan = match &self.source {
+            SettledSource::Traced(traced) => schedule::traced(traced, common, load, repeat),
+            SettledSource::Drawn(drawn) => schedule::drawn(drawn, common, load, repeat)?,
+        };
+        if let Some(cancel) = common.cancel {
+            for (index, request) in plan.requests.iter_mut().enumerate() {
+                let mut rng = SplitMix::of(common.seed, &[CANCELLATIONS, repeat, index as u64]);
+                request.cancel_after = (draw::uniform(&mut rng) < cancel.rate).then_some(cancel.after);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// `n` requests before all others, of the lengths of the workload's first and of prompts that nothing shares.
+    pub(crate) fn warm_up(&self, n: usize) -> RunPlan {
+        /// In flight while warming up: more would be a load of its own.
+        const AT_ONCE: usize = 8;
+        let lengths = |index| match &self.source {
+            SettledSource::Traced(traced) => traced.lengths(index),
+            SettledSource::Drawn(drawn) => drawn.request(&self.common, index).lengths,
+        };
+        let known = |lengths: Lengths| Lengths { input: lengths.input.max(1), output: lengths.output.max(1) };
+        self.apart((0..n).map(|index| known(lengths(index))).collect(), n.min(AT_ONCE))
+    }
+
+    /// One small request that must succeed before many are sent.
+    pub(crate) fn connection_test(&self) -> RunPlan {
+        self.apart(vec![Lengths { input: 100, output: 2 }], 1)
+    }
+
+    /// Requests beside the workload's own.
+    fn apart(&self, lengths: Vec<Lengths>, places: usize) -> RunPlan {
+        let mut requests: Vec<Request> = lengths.into_iter().map(|lengths| request(lengths, Prompt::Random)).collect();
+        let clamped = self.common.fit(&mut requests);
+        let places = Some(Places { count: places.max(1), ramp: Duration::ZERO });
+        RunPlan { requests, places, until: None, clamped }
+    }
+}
+
+impl Common {
+    fn fit(&self, requests: &mut [Request]) -> Clamped {
+        self.max_model_len.map_or(Clamped::default(), |most| crate::lengths::fit(requests, most))
+    }
+}
+
+/// A request of its own, to be sent when a place is free.
+fn request(lengths: Lengths, prompt: Prompt) -> Request {
+    Request { start: Start::WhenFree, lengths, ends_itself: false, prompt, parent: None, cancel_after: None, class: 0 }
+}
+
+/// A load in a few words, for the report.
+pub(crate) fn described(load: &Load) -> String {
+    let ramped = |ramp: Duration| match ramp.is_zero() {
+        true => String::new(),
+        false => format!(", ramp of {} s", ramp.as_secs_f64()),
+    };
+    match *load {
+        Load::TraceTimes { scale } => format!("trace times x {scale}"),
+        Load::Closed { concurrency, ramp } => format!("closed loop of {concurrency}{}", ramped(ramp)),
+        Load::Rate { per_s, arrival, ramp } => {
+            let arrival = match arrival {
+                Arrival::Constant => "constant".to_owned(),
+                Arrival::Poisson => "poisson".to_owned(),
+                Arrival::Gamma { burstiness } => format!("gamma, burstiness {burstiness}"),
+            };
+            format!("{per_s} requests/s, {arrival}{}", ramped(ramp))
         }
     }
 }
 
-/// The lengths of a request, which every format that is read gives.
-fn known(rules: &LengthRules, request: &TraceRequest) -> Lengths {
-    Lengths::by(rules, request.input_length.unwrap_or(0), request.output_length.unwrap_or(0))
-}
-
 /// What `rules` change, in a few words; nothing where they change nothing.
-fn described(rules: &LengthRules) -> String {
+fn changed(rules: &LengthRules) -> String {
     let one = |what, scale: f64, max: Option<usize>| {
         let scaled = if scale == 1.0 { String::new() } else { format!(" x {scale}") };
         let capped = max.map_or(String::new(), |max| format!(" at most {max}"));
@@ -89,88 +241,5 @@ fn described(rules: &LengthRules) -> String {
     one("inputs", rules.input_scale, rules.max_input) + &one("outputs", rules.output_scale, rules.max_output)
 }
 
-impl Run {
-    fn of_trace(trace: &Trace, scale: f64) -> Self {
-        Self { time_scale: Some(scale), arrivals: Arrivals::Schedule(arrivals::scaled(&trace.requests, scale)) }
-    }
-}
-
-fn note_trace(trace: &Trace, console: ConsoleOptions) {
-    let (first, last) = (&trace.requests[0], &trace.requests[trace.requests.len() - 1]);
-    let span = last.timestamp_s - first.timestamp_s;
-    console.note(&format!("{}: {}, {} requests over {span:.1} s", trace.name, trace.format, trace.requests.len()));
-    let empty = trace.requests.iter().filter(|r| r.input_length == Some(0) || r.output_length == Some(0)).count();
-    if empty > 0 {
-        console.note(&format!("{empty} requests have a length of 0 in the trace: it is sent as 1"));
-    }
-}
-
-/// Uniform lengths: all inputs and outputs in turn from one sequence.
-fn drawn(n: usize, [input, output]: [LengthRange; 2], rules: &LengthRules, seed: u64) -> Vec<Lengths> {
-    let mut rng = SplitMix::of(seed, &[LENGTHS]);
-    let mut draw = |range: LengthRange| rng.between(range.min(), range.max());
-    (0..n).map(|_| Lengths::by(rules, draw(input), draw(output))).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use minisgl_config::loadgen::{SHIPPED_TRACE_NAME, TraceSource};
-
-    use super::*;
-
-    fn planned(workload: Workload, seed: u64) -> Planned {
-        plan(&workload, seed, ConsoleOptions::silent()).unwrap()
-    }
-
-    #[test]
-    fn a_run_for_each_scale_of_the_shipped_trace() {
-        let rules = LengthRules { output_scale: 0.5, max_input: Some(20), ..LengthRules::default() };
-        let workload = |limit| Workload::Trace {
-            source: TraceSource::Shipped,
-            time_scales: vec![0.5, 1.0],
-            limit,
-            lengths: rules,
-        };
-        let all = planned(workload(None), 0);
-        assert_eq!((all.lengths.len(), all.runs.len(), all.connection_test), (32, 2, false));
-        assert_eq!(all.format.as_deref(), Some("Qwen-Bailian JSONL"));
-        assert!(all.lengths.iter().all(|l| l.input <= 20 && l.output <= 24 && l.output >= 4));
-        let last = |run: &Run| match &run.arrivals {
-            Arrivals::Schedule(times) => (times[0].as_secs_f64(), times[times.len() - 1].as_secs_f64()),
-            Arrivals::Closed(_) => panic!("a trace is an open loop"),
-        };
-        assert_eq!((last(&all.runs[0]), last(&all.runs[1])), ((0.0, 10.0), (0.0, 20.0)));
-        assert_eq!(planned(workload(Some(5)), 0).lengths.len(), 5);
-        assert_eq!(all.name, format!("{SHIPPED_TRACE_NAME}, inputs at most 20, outputs x 0.5"));
-    }
-
-    #[test]
-    fn drawn_lengths_are_seeded_and_in_range() {
-        let workload = || Workload::Closed {
-            concurrency: 3,
-            num_requests: 50,
-            input_len: LengthRange::new(5, 40).unwrap(),
-            output_len: LengthRange::new(7, 7).unwrap(),
-        };
-        let first = planned(workload(), 1);
-        assert!(first.lengths.iter().all(|l| (5..=40).contains(&l.input) && l.output == 7));
-        assert_eq!(first.lengths, planned(workload(), 1).lengths);
-        assert_ne!(first.lengths, planned(workload(), 2).lengths);
-        assert_eq!(first.runs[0].arrivals, Arrivals::Closed(3));
-    }
-
-    #[test]
-    fn simple_is_a_test_and_a_batch() {
-        let simple = planned(
-            Workload::Simple {
-                num_requests: 64,
-                input_len: LengthRange::new(1, 8192).unwrap(),
-                output_len: LengthRange::new(16, 1024).unwrap(),
-                lengths: LengthRules { max_output: Some(100), ..LengthRules::default() },
-            },
-            0,
-        );
-        assert!(simple.connection_test && simple.lengths.iter().all(|l| (16..=100).contains(&l.output)));
-        assert!(simple.lengths.iter().any(|l| l.input > 4096));
-    }
-}
+mod tests;

@@ -1,218 +1,300 @@
-//! One request over one connection: HTTP/1.1 by hyper, driven on the caller's task.
+//! One request and its answer, as a state machine that is told when its socket is ready.
 //!
-//! Owns the request's head, the response's status and how a body ends. Knows nothing of what an answer's events mean.
-use std::error::Error;
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
-use std::task::Poll;
-use std::time::Duration;
+//! Owns the order connect, write, head, body, and what each kind of end means. Knows nothing of threads or queues, nor of
+//! what an answer's events mean.
+use std::io::{self, IoSlice};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, Connection};
-use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
+use minisgl_config::loadgen::settings::Endpoint;
 
-use super::Clock;
-use super::connect::{LastRead, Link, Stream, Target, plain};
-use super::stream::{Answer, Measured};
-use crate::counters::Counters;
-use crate::records::{Failure, Reason};
+use super::answer::{Answer, Keep, Seen};
+use super::chunk::error_text;
+use super::http::{Head, Response};
+use super::socket::Socket;
+use super::{Clock, Target, plain};
+use crate::client::reactor::Tally;
+use crate::records::{End, Failure, Reason, Record};
 
-/// Most of an error's body, and most of a small JSON answer, that is read.
+/// Most of an error's body that is read.
 const LONGEST_ERROR: usize = 16 << 10;
-const LONGEST_JSON: usize = 4 << 20;
 
-/// How long the end of a body is waited for once `[DONE]` came: closing with bytes unread would reset the connection and
-/// look to the server like a client that left.
-const END_WITHIN: Duration = Duration::from_secs(1);
+const HAS_SOCKET: &str = "a request on its way has its socket";
 
-/// What became of a request.
-pub(crate) struct Outcome {
-    /// What was measured, of a failed one as far as it came.
-    pub(crate) measured: Measured,
-    /// Why it failed, if it did.
-    pub(crate) failure: Option<Failure>,
+/// A request, prepared.
+pub(crate) struct Outgoing {
+    /// Its JSON, in pieces.
+    pub(crate) body: Vec<Bytes>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) keep: Keep,
+    /// What is known of it: place, lengths, intended time. The rest is filled in here.
+    pub(crate) record: Record,
+    /// Nanoseconds after it was sent at which it has failed.
+    pub(crate) timeout_ns: u64,
+    /// Nanoseconds after it was sent at which its client leaves.
+    pub(crate) cancel_ns: Option<u64>,
 }
 
-/// Sends `body` to the chat endpoint and measures the streamed answer.
-pub(crate) async fn stream_chat(target: &Target, ask: Ask, clock: Clock, counters: &Counters) -> Outcome {
-    let mut answer = Answer::new(ask.output_len, counters);
-    let exchange = exchange(target, ask.body, clock, &mut answer);
-    let failure = match tokio::time::timeout(ask.timeout, exchange).await {
-        Ok(result) => result.err(),
-        Err(_) => Some(Failure::new(Reason::Timeout, format!("not over after {} s", ask.timeout.as_secs_f64()))),
-    };
-    Outcome { measured: answer.measured(), failure }
+/// A request on its way, until its end.
+pub(crate) struct Exchange {
+    /// Gone once it lingers elsewhere.
+    socket: Option<Socket>,
+    outgoing: Vec<Bytes>,
+    /// Bytes of `outgoing` that were taken.
+    written: usize,
+    response: Response,
+    /// The beginning of an error's body.
+    error_body: Vec<u8>,
+    answer: Answer,
+    record: Record,
+    deadline: u64,
+    cancel_at: Option<u64>,
 }
 
-/// One chat request, prepared.
-pub(crate) struct Ask {
-    /// Its JSON.
-    pub(crate) body: Bytes,
-    /// Tokens it asks for.
-    pub(crate) output_len: usize,
-    /// When it has failed.
-    pub(crate) timeout: Duration,
+/// What is left when a request is over.
+pub(crate) struct Over {
+    pub(crate) record: Record,
+    pub(crate) text: Option<Vec<u8>>,
+    pub(crate) tics: Option<Vec<u64>>,
 }
 
-async fn exchange(target: &Target, body: Bytes, clock: Clock, answer: &mut Answer<'_>) -> Result<(), Failure> {
-    let mut call = Call::open(target, clock).await?;
-    let response = call.send(request(target, Method::POST, "chat/completions", body)).await?;
-    let status = response.status();
-    let kind = header(&response, CONTENT_TYPE.as_str());
-    if !status.is_success() {
-        let retry = header(&response, RETRY_AFTER.as_str()).map(|after| format!(" (Retry-After: {after})"));
-        let said = call.text(response, LONGEST_ERROR).await;
-        return Err(Failure::new(Reason::Status(status.as_u16()), error_of(&said) + &retry.unwrap_or_default()));
+impl From<&'static str> for Failure {
+    fn from(problem: &'static str) -> Self {
+        Self::new(Reason::NoResponse, problem)
     }
-    if let Some(kind) = kind.filter(|kind| !kind.trim_start().starts_with("text/event-stream")) {
-        return Err(Failure::new(Reason::NotAStream, format!("content-type: {kind}")));
+}
+
+impl Exchange {
+    /// Opens a connection and writes what it takes at once. Takes the time before it does anything.
+    pub(crate) fn start(target: &Target, outgoing: Outgoing, clock: Clock) -> Result<Box<Self>, Box<Over>> {
+        let Outgoing { body, endpoint, keep, mut record, timeout_ns, cancel_ns } = outgoing;
+        let length = body.iter().map(Bytes::len).sum();
+        record.sent = clock.now();
+        let socket = match target.connect() {
+            Ok(socket) => socket,
+            Err(error) => {
+                record.ended = clock.now();
+                record.end = End::Failed(Failure::new(Reason::Connect(plain(&error)), plain(&error)));
+                return Err(Box::new(Over { record, text: None, tics: None }));
+            }
+        };
+        let mut pieces = vec![Bytes::from(target.request_head(length))];
+        pieces.extend(body);
+        let mut exchange = Box::new(Self {
+            socket: Some(socket),
+            outgoing: pieces,
+            written: 0,
+            response: Response::default(),
+            error_body: Vec::new(),
+            answer: Answer::new(endpoint, record.output_len, keep),
+            deadline: record.sent.saturating_add(timeout_ns),
+            cancel_at: cancel_ns.map(|after| record.sent.saturating_add(after)),
+            record,
+        });
+        match exchange.write(clock) {
+            Ok(()) => Ok(exchange),
+            Err(failure) => Err(Box::new(exchange.over(End::Failed(failure), clock))),
+        }
     }
-    let mut body = response.into_body();
-    let how = loop {
-        match call.frame(&mut body).await {
-            Some(Ok(bytes)) => answer.read(&bytes, call.last_read.get())?,
-            Some(Err(failure)) => break Some(failure),
-            None => break None,
-        }
-        if answer.is_done() {
-            let rest = async { while let Some(Ok(_)) = call.frame(&mut body).await {} };
-            // Late or broken, the end after `[DONE]` changes no figure.
-            let _ = tokio::time::timeout(END_WITHIN, rest).await;
-            break None;
-        }
-    };
-    answer.end(how)
-}
 
-/// GETs a small JSON answer, e.g. of `/v1/models`; the status, where it is not 2xx.
-pub(crate) async fn get_json(target: &Target, endpoint: &str, timeout: Duration) -> Result<serde_json::Value, Failure> {
-    let get = async {
-        let mut call = Call::open(target, Clock::starting(std::time::Instant::now())).await?;
-        let response = call.send(request(target, Method::GET, endpoint, Bytes::new())).await?;
-        let status = response.status();
-        let said = call.text(response, LONGEST_JSON).await;
-        if !status.is_success() {
-            return Err(Failure::new(Reason::Status(status.as_u16()), error_of(&said)));
-        }
-        serde_json::from_slice(&said).map_err(|error| Failure::new(Reason::BadEvent, format!("not JSON: {error}")))
-    };
-    let late = |_| Failure::new(Reason::Timeout, format!("no answer within {} s", timeout.as_secs_f64()));
-    tokio::time::timeout(timeout, get).await.map_err(late)?
-}
-
-fn request(target: &Target, method: Method, endpoint: &str, body: Bytes) -> Request<Full<Bytes>> {
-    let url = target.url();
-    let mut builder = Request::builder()
-        .method(&method)
-        .uri(url.path(endpoint))
-        .header(HOST, url.authority())
-        .header(USER_AGENT, concat!("minisgl-loadgen/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, "close");
-    if method == Method::POST {
-        builder = builder.header(CONTENT_TYPE, "application/json").header(ACCEPT, "text/event-stream");
+    /// The socket, to be registered.
+    pub(crate) fn socket(&mut self) -> &mut Socket {
+        self.socket.as_mut().expect(HAS_SOCKET)
     }
-    builder.body(Full::new(body)).expect("a URL that was checked, and constants")
-}
 
-fn header(response: &Response<Incoming>, name: &str) -> Option<String> {
-    Some(String::from_utf8_lossy(response.headers().get(name)?.as_bytes()).into_owned())
+    /// The socket of an answer that is whole, to be closed by the server.
+    pub(crate) fn take_socket(&mut self) -> Option<Socket> {
+        let mut socket = self.socket.take()?;
+        socket.take_all();
+        Some(socket)
+    }
+
+    /// The request's place in the run.
+    pub(crate) fn index(&self) -> usize {
+        self.record.index
+    }
+
+    /// When something is due even if no byte comes.
+    pub(crate) fn due(&self) -> u64 {
+        self.cancel_at.map_or(self.deadline, |at| at.min(self.deadline))
+    }
+
+    /// What became due by `now`.
+    pub(crate) fn on_time(&self, now: u64) -> Option<End> {
+        if self.cancel_at.is_some_and(|at| at <= now) {
+            return Some(End::Cancelled);
+        }
+        let seconds = self.deadline.saturating_sub(self.record.sent) as f64 / 1e9;
+        let failure = || Failure::new(Reason::Timeout, format!("not over after {seconds} s"));
+        (self.deadline <= now).then(|| End::Failed(failure()))
+    }
+
+    /// The socket is ready, for one thing or both; `closed` if the server will send no more. Some end, if this was it.
+    pub(crate) fn on_ready(&mut self, closed: bool, buffer: &mut [u8], clock: Clock, tally: &mut Tally) -> Option<End> {
+        let step = self.write(clock).and_then(|()| self.read(closed, buffer, clock, tally));
+        match step {
+            Ok(false) => None,
+            Ok(true) => Some(End::Completed),
+            Err(failure) => Some(End::Failed(failure)),
+        }
+    }
+
+    /// Ends it: what is left of it.
+    pub(crate) fn over(mut self, end: End, clock: Clock) -> Over {
+        // What follows the last token (usage, the end of the body) is no part of an answer.
+        self.record.ended = match end {
+            End::Completed => self.record.last_token.unwrap_or_else(|| clock.now()),
+            _ => clock.now(),
+        };
+        self.record.end = end;
+        let (text, tics) = self.answer.into_kept();
+        Over { record: self.record, text, tics }
+    }
+
+    fn write(&mut self, clock: Clock) -> Result<(), Failure> {
+        if self.outgoing.is_empty() && self.socket().is_plain() {
+            return Ok(());
+        }
+        let total: usize = self.outgoing.iter().map(Bytes::len).sum();
+        while self.written < total {
+            let mut skip = self.written;
+            let mut slices = Vec::with_capacity(self.outgoing.len());
+            for piece in &self.outgoing {
+                if skip < piece.len() {
+                    slices.push(IoSlice::new(&piece[skip..]));
+                }
+                skip = skip.saturating_sub(piece.len());
+            }
+            let socket = self.socket.as_mut().expect(HAS_SOCKET);
+            match socket.write(&slices) {
+                Ok(n) => self.written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(&error)),
+            }
+            self.note_written(clock);
+        }
+        if !self.outgoing.is_empty() {
+            self.outgoing = Vec::new(); // sent: the memory of a long prompt is not held through its answer
+        }
+        match self.socket().flush() {
+            Ok(sent) => {
+                if sent {
+                    self.note_written(clock);
+                }
+                Ok(())
+            }
+            Err(error) => Err(self.broken(&error)),
+        }
+    }
+
+    /// The connection stands: with TLS, its handshake is over too.
+    fn note_written(&mut self, clock: Clock) {
+        if self.record.written.is_none() && (self.socket().is_plain() || self.outgoing.is_empty()) {
+            self.record.written = Some(clock.now());
+        }
+    }
+
+    /// Reads what is there; true when the answer is whole.
+    fn read(&mut self, closed: bool, buffer: &mut [u8], clock: Clock, tally: &mut Tally) -> Result<bool, Failure> {
+        loop {
+            let (n, at) = match self.socket().read(buffer, clock) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return self.on_close(Some(self.broken(&error))).map(|()| true),
+            };
+            if n == 0 {
+                return self.on_close(None).map(|()| true);
+            }
+            if self.take(&buffer[..n], at, tally)? {
+                return Ok(true);
+            }
+            // An edge-triggered socket that gave less than it was asked for is empty; an end that came with the data shows
+            // as `closed`, and one that comes later as another event.
+            if n < buffer.len() && !closed && self.socket().is_drained_by_short_read() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes the bytes of one read; true when the answer is whole.
+    fn take(&mut self, mut bytes: &[u8], at: u64, tally: &mut Tally) -> Result<bool, Failure> {
+        if self.response.head().is_none() {
+            let taken = self.response.take_head(bytes)?;
+            bytes = &bytes[taken..];
+            let Some(head) = self.response.head() else { return Ok(false) };
+            self.record.head = Some(at);
+            if (200..300).contains(&head.status)
+                && let Some(kind) = &head.content_type
+                && !kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+            {
+                return Err(Failure::new(Reason::NotAStream, format!("content-type: {kind}")));
+            }
+        }
+        let is_answer = self.response.head().is_some_and(|head| (200..300).contains(&head.status));
+        let (answer, error_body) = (&mut self.answer, &mut self.error_body);
+        let mut seen = Seen { record: &mut self.record, tally };
+        self.response.take_body(bytes, |body| {
+            if is_answer {
+                return answer.read(body, at, &mut seen);
+            }
+            let room = LONGEST_ERROR - error_body.len();
+            error_body.extend_from_slice(&body[..body.len().min(room)]);
+            Ok(())
+        })?;
+        if !is_answer && (self.response.has_ended() || self.error_body.len() == LONGEST_ERROR) {
+            return Err(self.refused());
+        }
+        if self.answer.is_done() || (is_answer && self.response.has_ended()) {
+            return self.answer.end(&self.record, None).map(|()| true);
+        }
+        Ok(false)
+    }
+
+    /// The connection's end, `how` if not an orderly one.
+    fn on_close(&self, how: Option<Failure>) -> Result<(), Failure> {
+        match self.response.head() {
+            None => Err(how.unwrap_or_else(|| {
+                let place = if self.response.has_begun() { "within the response's head" } else { "without an answer" };
+                Failure::new(Reason::NoResponse, format!("the connection closed {place}"))
+            })),
+            Some(head) if !(200..300).contains(&head.status) => Err(self.refused()),
+            Some(_) => {
+                let cut = || Failure::new(Reason::EndedEarly, self.cut());
+                let how = how.or_else(|| (!self.response.may_end_by_close()).then(cut));
+                self.answer.end(&self.record, how)
+            }
+        }
+    }
+
+    fn cut(&self) -> String {
+        format!("the connection closed within the body, after {} content chunks", self.record.chunks)
+    }
+
+    fn refused(&self) -> Failure {
+        let Head { status, retry_after, .. } = self.response.head().expect("a head with a status");
+        let retry = retry_after.as_ref().map_or(String::new(), |after| format!(" (Retry-After: {after})"));
+        Failure::new(Reason::Status(*status), error_of(&self.error_body) + &retry)
+    }
+
+    /// What a system's error is to a user.
+    fn broken(&self, error: &io::Error) -> Failure {
+        match error.kind() {
+            _ if self.record.written.is_none() && !self.response.has_begun() => {
+                Failure::new(Reason::Connect(plain(error)), plain(error))
+            }
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::new(Reason::Reset, plain(error)),
+            _ if self.response.head().is_none() => Failure::new(Reason::NoResponse, plain(error)),
+            _ => Failure::new(Reason::EndedEarly, plain(error)),
+        }
+    }
 }
 
 /// The message of an error's body: OpenAI's, or the text itself.
 fn error_of(body: &[u8]) -> String {
     match serde_json::from_slice::<serde_json::Value>(body) {
-        Ok(json) => super::chunk::error_text(json.get("error").unwrap_or(&json)),
+        Ok(json) => error_text(json.get("error").unwrap_or(&json)),
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     }
-}
-
-type HttpConnection = Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
-
-/// A connection and what it carries, polled together on one task.
-struct Call {
-    sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once it has ended.
-    connection: Option<HttpConnection>,
-    last_read: LastRead,
-}
-
-impl Call {
-    async fn open(target: &Target, clock: Clock) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::new(Reason::Connect(plain(&error)), plain(&error));
-        let Link { stream, last_read } = target.connect(clock).await.map_err(failed)?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error, true))?;
-        Ok(Self { sender, connection: Some(connection), last_read })
-    }
-
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
-        let response = self.sender.send_request(request);
-        drive(&mut self.connection, response).await.map_err(|error| broken(&error, true))
-    }
-
-    /// The next bytes of a body; `None` at its end.
-    async fn frame(&mut self, body: &mut Incoming) -> Option<Result<Bytes, Failure>> {
-        loop {
-            match drive(&mut self.connection, body.frame()).await? {
-                Ok(frame) => {
-                    // Trailers are no bytes of it.
-                    if let Ok(bytes) = frame.into_data() {
-                        return Some(Ok(bytes));
-                    }
-                }
-                Err(error) => return Some(Err(broken(&error, false))),
-            }
-        }
-    }
-
-    /// The beginning of a body.
-    async fn text(&mut self, response: Response<Incoming>, most: usize) -> Vec<u8> {
-        let (mut body, mut text) = (response.into_body(), Vec::new());
-        while let Some(Ok(bytes)) = self.frame(&mut body).await {
-            text.extend_from_slice(&bytes[..bytes.len().min(most - text.len())]);
-            if text.len() == most {
-                break;
-            }
-        }
-        text
-    }
-}
-
-/// Awaits `wanted` while polling the connection that it comes from. The connection hands over one read's bytes and then
-/// waits for them to be taken, so that its last read is the one that `wanted` came with.
-async fn drive<T>(connection: &mut Option<HttpConnection>, wanted: impl Future<Output = T>) -> T {
-    let mut wanted = pin!(wanted);
-    poll_fn(|cx| {
-        if let Poll::Ready(value) = wanted.as_mut().poll(cx) {
-            return Poll::Ready(value);
-        }
-        if let Some(running) = connection
-            && Pin::new(running).poll(cx).is_ready()
-        {
-            // How it ended, `wanted` learns from hyper.
-            *connection = None;
-        }
-        wanted.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// What hyper's error is to a user.
-fn broken(error: &hyper::Error, before_response: bool) -> Failure {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            if matches!(io.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
-                return Failure::new(Reason::Reset, io);
-            }
-            return Failure::new(if before_response { Reason::NoResponse } else { Reason::EndedEarly }, io);
-        }
-        source = cause.source();
-    }
-    Failure::new(if before_response { Reason::NoResponse } else { Reason::EndedEarly }, error)
 }

@@ -1,23 +1,37 @@
-//! The client: one streamed chat request, measured.
+//! The client: requests over sockets, streamed answers measured as they arrive.
 //!
-//! Owns connections, HTTP and the reading of streams, and takes every time. Knows nothing of traces, schedules or
+//! Owns connections, HTTP/1.1 and the reading of streams, and takes every time. Knows nothing of traces, schedules or
 //! statistics, and shares no code with the server.
 //!
+//! ```text
+//!   run.rs (launcher thread) ─▶ exchange.rs  one request and its answer: a state machine that is told when its socket is ready
+//!                                  │  target.rs address, TLS, head     socket.rs  TCP, or TLS over it; takes the stamps
+//!                                  │  http.rs   head, body framing     sse.rs ▶ scan.rs, chunk.rs ▶ answer.rs  bytes to tokens to times
+//!                                  ▼
+//!   reactor.rs (reader threads): one epoll each; a ready socket costs one read, and no lock, allocation or formatting
+//! ```
+//! - **No async runtime.** A chunk of a stream is an event, a read of some hundred bytes and a few counters; tasks, wakers
+//!   and timers would cost more than that work. The launcher connects and writes on its own thread, so that a request
+//!   leaves on time however busy the readers are.
 //! - **A connection a request**, closed after it: a request's time begins before the connection is opened, as it does for
 //!   a user who comes anew, and no request waits for another's connection. TCP_NODELAY is set on each.
-//! - **Sent** is taken before the connection is opened and the first byte is written. **A chunk's time** is taken when the
-//!   socket read that completed it returned, below TLS and HTTP, before anything is parsed.
-//! - Connection and body are polled on one task, so that no chunk waits for another task to be scheduled.
+//! - **Sent** is taken before the connection is opened; **written** when the socket took the first bytes. **A chunk's
+//!   time** is taken when the socket read that completed it returned, below TLS and HTTP, before anything is parsed.
 //! - A failed request is never sent again.
+mod answer;
 mod chunk;
-mod connect;
 mod exchange;
-mod sse;
-mod stream;
+mod http;
+mod reactor;
+mod scan;
+mod socket;
+pub(crate) mod sse;
+mod target;
 
-pub(crate) use chunk::Usage;
-pub(crate) use connect::{Target, plain};
-pub(crate) use exchange::{Ask, Outcome, get_json, stream_chat};
+pub(crate) use answer::Keep;
+pub(crate) use exchange::{Exchange, Outgoing};
+pub(crate) use reactor::{Ended, Reactors};
+pub(crate) use target::{HeadOptions, Target};
 
 use std::time::Instant;
 
@@ -35,4 +49,12 @@ impl Clock {
     pub(crate) fn now(self) -> u64 {
         Instant::now().saturating_duration_since(self.0).as_nanos() as u64
     }
+}
+
+/// A system's error in its words, without its number.
+pub(crate) fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let (first, rest) = text[..end].split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_lowercase() + rest
 }

@@ -45,7 +45,7 @@ impl SseParser {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             self.after_return = false;
         }
-        while let Some(at) = rest.iter().position(|&byte| byte == b'\n' || byte == b'\r') {
+        while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
             let (end, returned) = (&rest[..at], rest[at] == b'\r');
             rest = &rest[at + 1..];
             if returned {

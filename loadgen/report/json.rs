@@ -3,7 +3,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
-use minisgl_config::loadgen::JsonOutput;
+use minisgl_config::loadgen::settings::JsonOutput;
 
 use super::RunReport;
 use crate::error::LoadgenError;
@@ -31,14 +31,18 @@ impl JsonSink {
 
     /// Writes one report as an object, several as an array.
     pub(crate) fn write(mut self, reports: &[RunReport]) -> Result<(), LoadgenError> {
-        let mut json = match reports {
-            [one] => serde_json::to_vec_pretty(one),
-            several => serde_json::to_vec_pretty(several),
-        }
-        .expect("a report is plain data");
-        json.push(b'\n');
+        let json = super::folder::summary_json(&reports.iter().collect::<Vec<_>>());
+        self.write_bytes(&json)
+    }
+
+    /// Writes any value.
+    pub(crate) fn write_value(mut self, value: &serde_json::Value) -> Result<(), LoadgenError> {
+        self.write_bytes(format!("{value:#}\n").as_bytes())
+    }
+
+    fn write_bytes(&mut self, json: &[u8]) -> Result<(), LoadgenError> {
         let written = match &self.output {
-            JsonOutput::Stdout => std::io::stdout().lock().write_all(&json),
+            JsonOutput::Stdout => std::io::stdout().lock().write_all(json),
             JsonOutput::File(path) => std::fs::write(path, json),
         };
         self.created &= written.is_err();

@@ -74,7 +74,7 @@ fn show(ready: &Ready, started: Instant) -> Result<bool, Failed> {
     );
     say!("\nReplaying the shipped trace (config/traces/demo.jsonl) against it, each request at its time:");
     let settings = LoadgenSettings::shipped(ready.url.parse()?);
-    let reports = minisgl_loadgen::run(settings, ConsoleOptions::default())?;
+    let reports = minisgl_loadgen::run(&settings, ConsoleOptions::default())?;
     Ok(reports.iter().all(RunReport::exit_ok))
 }
 

@@ -35,7 +35,7 @@ enum Command {
     /// Serve a model over HTTP, as OpenAI's API does
     Serve(Box<minisgl_config::ServeArgs>),
     /// Replay a trace, or generate a load, against a server, and report what its clients saw
-    Loadgen(Box<minisgl_config::loadgen::LoadgenArgs>),
+    Loadgen(Box<minisgl_config::loadgen::command::CommandArgs>),
     /// Fetch the default model, serve it, ask it a question and replay the shipped trace against it
     Demo(Box<minisgl_config::DemoArgs>),
     /// Measure the engine without HTTP

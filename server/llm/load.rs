@@ -97,7 +97,7 @@ impl Llm {
 
 /// What a device without a model says.
 fn vocabulary(tokenizer: &Tokenizer, eos: &[TokenId]) -> Vocabulary {
-    let words = tokenizer.printable_words().iter().copied().filter(|id| !eos.contains(id)).collect();
+    let words = tokenizer.words().iter().copied().filter(|id| !eos.contains(id)).collect();
     Vocabulary { ids: tokenizer.vocab_size(), words }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn make(
     Err(TokenizerError::ExactPrompt { n })
 }
 
-/// See [`Tokenizer::printable_words`].
+/// What prompts are made of: see [`Tokenizer::words`].
 pub(crate) fn words(tokenizer: &Tokenizer) -> &[TokenId] {
     tokenizer.0.words.get_or_init(|| candidates(tokenizer))
 }

@@ -134,12 +134,6 @@ impl Tokenizer {
         self.0.vocabulary.piece(id).is_some_and(|piece| piece.role == vocabulary::Role::Special)
     }
 
-    /// Tokens that print: words after a space where the vocabulary has enough of them, else what printable text it has.
-    /// None is special; the list is the same each time.
-    pub fn printable_words(&self) -> &[TokenId] {
-        exact_prompt::words(self)
-    }
-
     /// The token that ends a text, as the tokenizer's files say; a model's generation settings may name more.
     pub fn eos_token_id(&self) -> Option<TokenId> {
         self.0.eos
@@ -161,6 +155,12 @@ impl Tokenizer {
     /// Renders and encodes. The template writes BOS itself where the model wants it, so none is added.
     pub fn encode_chat(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<Vec<TokenId>, TokenizerError> {
         self.encode(&self.render_chat(messages, options)?, AddSpecial::No)
+    }
+
+    /// The ordinary tokens that made-up prompts are drawn from, none of them special or added: words after a space; where the
+    /// vocabulary has few of them, printable text. Empty where it has neither.
+    pub fn words(&self) -> &[TokenId] {
+        exact_prompt::words(self)
     }
 
     /// A made-up text of exactly `n` tokens, and those tokens: [`encode`](Self::encode) without special tokens gives

@@ -1,0 +1,321 @@
+//! The threads that read answers: each waits on its own epoll and gives every ready request its turn.
+//!
+//! Owns the sockets of requests on their way, their deadlines, and the hand-over between threads. Knows nothing of what a
+//! request is or when the next is due.
+//!
+//! A chunk's cost here is one `read`, its share of an `epoll_wait`, and the clock: sockets are registered once, for edges,
+//! and a short read counts as the last. Ends go to the launcher by a channel, once a request.
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use rustc_hash::FxHashMap;
+
+use super::Clock;
+use super::exchange::{Exchange, Over};
+use crate::counters::Counters;
+use crate::records::{End, Failure, Reason};
+use crate::series::GapsOverTime;
+use crate::statistics::Gaps;
+
+/// Ready sockets that one wait hands over.
+const EVENTS: usize = 1024;
+
+/// Bytes that one read takes: more than any chunk, and many at once where the reader is behind.
+const BUFFER: usize = 64 << 10;
+
+/// The waker's token; a request's is its place in the run.
+const WAKE: Token = Token(usize::MAX);
+
+/// How long a whole answer's connection is kept for the server to close it. The side that closes first keeps the port in
+/// TIME_WAIT, and the client's run out first; a body left unread would be reset and look like a client that left.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A request that is over.
+pub(crate) type Ended = Over;
+
+/// What a thread counts.
+pub(crate) struct Tally {
+    /// Between content chunks.
+    pub(crate) gaps: Gaps,
+    /// The same, over time.
+    pub(crate) gaps_over_time: GapsOverTime,
+    counters: Arc<Counters>,
+}
+
+impl Tally {
+    fn new(counters: Arc<Counters>) -> Self {
+        Self { gaps: Gaps::new(), gaps_over_time: GapsOverTime::new(), counters }
+    }
+
+    /// For tests: counts that nobody shows.
+    #[cfg(test)]
+    pub(crate) fn unseen() -> Self {
+        let counters = Counters::default();
+        counters.on_sent();
+        Self::new(Arc::new(counters))
+    }
+
+    pub(crate) fn on_first_token(&mut self, ttft_ns: u64) {
+        self.counters.on_first_token(ttft_ns);
+    }
+
+    /// A chunk without any before it that counts.
+    pub(crate) fn on_empty_chunk(&mut self) {
+        self.counters.on_chunk(None);
+    }
+
+    pub(crate) fn on_gap(&mut self, at_ns: u64, gap_ns: u64) {
+        let us = (gap_ns + 500) / 1000;
+        self.gaps.add(us);
+        self.gaps_over_time.add(at_ns, us);
+        self.counters.on_chunk(Some(us));
+    }
+}
+
+/// The reading threads of one run.
+pub(crate) struct Reactors {
+    threads: Vec<Reading>,
+}
+
+/// One of them, seen from the launcher.
+struct Reading {
+    shared: Arc<Shared>,
+    registry: Registry,
+    thread: JoinHandle<Tally>,
+}
+
+struct Shared {
+    /// Requests that were registered and that the thread has not met yet. Held while one is registered, so that a thread
+    /// that sees an event of an unknown request finds it here.
+    #[allow(clippy::vec_box)] // they come boxed, and are moved to a map
+    arrivals: Mutex<Vec<Box<Exchange>>>,
+    /// No more will come: end when none is left.
+    closed: AtomicBool,
+    waker: Waker,
+}
+
+impl Reactors {
+    /// Starts so many threads, which send every end to `ended`.
+    pub(crate) fn start(
+        threads: usize,
+        clock: Clock,
+        counters: &Arc<Counters>,
+        ended: &Sender<Ended>,
+    ) -> io::Result<Self> {
+        let start = |_| {
+            let poll = Poll::new()?;
+            let registry = poll.registry().try_clone()?;
+            let shared = Arc::new(Shared {
+                arrivals: Mutex::new(Vec::new()),
+                closed: AtomicBool::new(false),
+                waker: Waker::new(&registry, WAKE)?,
+            });
+            let reactor = Reactor {
+                poll,
+                shared: shared.clone(),
+                clock,
+                tally: Tally::new(counters.clone()),
+                ended: ended.clone(),
+                exchanges: FxHashMap::default(),
+                due: BTreeSet::new(),
+                reads: 0,
+                pace: Pace::Calm,
+                next_tick: 0,
+                lingering: FxHashMap::default(),
+            };
+            let thread = std::thread::Builder::new().name("loadgen-read".to_owned()).spawn(|| reactor.run())?;
+            Ok(Reading { shared, registry, thread })
+        };
+        Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()? })
+    }
+
+    /// Hands a request over to the thread that will read its answer. A request that cannot be watched is given back.
+    pub(crate) fn add(&self, mut exchange: Box<Exchange>) -> Result<(), (Box<Exchange>, io::Error)> {
+        let index = exchange.index();
+        let Reading { shared, registry, .. } = &self.threads[index % self.threads.len()];
+        let mut arrivals = shared.arrivals.lock().expect("no panic while it is held");
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match registry.register(exchange.socket().tcp(), Token(index), interest) {
+            Ok(()) => {
+                arrivals.push(exchange);
+                Ok(())
+            }
+            Err(error) => Err((exchange, error)),
+        }
+    }
+
+    /// Waits until every request has ended, and returns what the threads counted.
+    pub(crate) fn finish(self) -> Vec<Tally> {
+        for Reading { shared, .. } in &self.threads {
+            shared.closed.store(true, Ordering::Release);
+            // Its thread would see it at its next wait anyhow.
+            let _ = shared.waker.wake();
+        }
+        self.threads
+            .into_iter()
+            .map(|reading| reading.thread.join().expect("a reading thread does not panic"))
+            .collect()
+    }
+}
+
+struct Reactor {
+    poll: Poll,
+    shared: Arc<Shared>,
+    clock: Clock,
+    tally: Tally,
+    ended: Sender<Ended>,
+    exchanges: FxHashMap<usize, Box<Exchange>>,
+    /// Their deadlines and cancellations, by time.
+    due: BTreeSet<(u64, usize)>,
+    /// Reads since the last tick, and what those of the tick before it were.
+    reads: u32,
+    pace: Pace,
+    /// When deadlines and lingering sockets are looked at next.
+    next_tick: u64,
+    /// Sockets of whole answers, and until when they are kept.
+    lingering: FxHashMap<usize, (super::socket::Socket, u64)>,
+}
+
+/// Longest wait: how late a deadline may be seen.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How much a thread has to read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pace {
+    Calm,
+    /// [`BUSY`]: it reads sparingly.
+    Busy,
+    /// [`HURRIED`]: it also lets events gather.
+    Hurried,
+}
+
+/// Reads a tick (15,000 a second) from which a thread reads sparingly (`socket.rs`). Below it there is time to spare, and a server
+/// that does not set TCP_NODELAY, whose every small packet waits for the one before to be acknowledged, is met as other
+/// clients meet it.
+const BUSY: u32 = 300;
+
+/// Reads a tick (45,000 a second) from which a thread naps between two waits: a wake-up for one or two chunks costs as much
+/// as reading them. A stamp is late by at most the nap, by half of it in the mean.
+const HURRIED: u32 = 900;
+const NAP: Duration = Duration::from_micros(100);
+
+impl Reactor {
+    fn run(mut self) -> Tally {
+        let (mut events, mut buffer) = (Events::with_capacity(EVENTS), vec![0; BUFFER]);
+        loop {
+            match self.poll.poll(&mut events, Some(TICK)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    self.fail_all(&error);
+                    return self.tally;
+                }
+                _ => {}
+            }
+            for event in &events {
+                if event.token() != WAKE {
+                    let closed = event.is_read_closed() || event.is_error();
+                    self.on_ready(event.token().0, closed, &mut buffer);
+                }
+            }
+            self.on_tick();
+            if self.pace == Pace::Hurried {
+                std::thread::sleep(NAP);
+            }
+            if self.shared.closed.load(Ordering::Acquire) && self.exchanges.is_empty() {
+                self.meet_arrivals();
+                if self.exchanges.is_empty() {
+                    return self.tally;
+                }
+            }
+        }
+    }
+
+    /// Takes over what the launcher has registered; whether there was anything.
+    fn meet_arrivals(&mut self) -> bool {
+        let mut arrivals = self.shared.arrivals.lock().expect("no panic while it is held");
+        let any = !arrivals.is_empty();
+        for exchange in arrivals.drain(..) {
+            self.due.insert((exchange.due(), exchange.index()));
+            self.exchanges.insert(exchange.index(), exchange);
+        }
+        any
+    }
+
+    fn on_ready(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
+        let Some(exchange) = self.exchanges.get_mut(&index) else {
+            // The server's end, or bytes after the answer's; or one that ended at a deadline in this round.
+            if self.lingering.remove(&index).is_none() && self.meet_arrivals() {
+                self.on_ready(index, closed, buffer);
+            }
+            return;
+        };
+        self.reads += 1;
+        if self.pace >= Pace::Busy {
+            exchange.socket().save_acknowledgements();
+        }
+        if let Some(end) = exchange.on_ready(closed, buffer, self.clock, &mut self.tally) {
+            self.end(index, end, closed);
+        }
+    }
+
+    fn end(&mut self, index: usize, end: End, closed: bool) {
+        let mut exchange = self.exchanges.remove(&index).expect("an exchange that ends is here");
+        self.due.remove(&(exchange.due(), index));
+        let linger = end == End::Completed && !closed;
+        let socket = linger.then(|| exchange.take_socket()).flatten();
+        let over = exchange.over(end, self.clock);
+        self.tally.counters.on_done(&over.record);
+        // The launcher waits for every end; where it is gone, the process is ending.
+        let _ = self.ended.send(over);
+        if let Some(socket) = socket {
+            self.lingering.insert(index, (socket, self.clock.now() + LINGER.as_nanos() as u64));
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.clock.now();
+        if now < self.next_tick {
+            return;
+        }
+        // A tick that was waited for longer than it should is no measure of it, but then there is nothing to save.
+        self.pace = match self.reads {
+            HURRIED.. => Pace::Hurried,
+            BUSY.. => Pace::Busy,
+            _ => Pace::Calm,
+        };
+        self.reads = 0;
+        self.next_tick = now + TICK.as_nanos() as u64;
+        self.meet_if_any();
+        while let Some(&(at, index)) = self.due.first() {
+            if at > now {
+                break;
+            }
+            self.due.pop_first();
+            if let Some(end) = self.exchanges.get(&index).and_then(|exchange| exchange.on_time(now)) {
+                self.end(index, end, true);
+            }
+        }
+        // Its length is bounded by what ends within a second.
+        self.lingering.retain(|_, &mut (_, until)| until > now);
+    }
+
+    /// Requests whose first event has not come yet have deadlines too.
+    fn meet_if_any(&mut self) {
+        if self.shared.arrivals.try_lock().is_ok_and(|arrivals| !arrivals.is_empty()) {
+            self.meet_arrivals();
+        }
+    }
+
+    fn fail_all(&mut self, error: &io::Error) {
+        self.meet_arrivals();
+        for index in self.exchanges.keys().copied().collect::<Vec<_>>() {
+            let failure = Failure::new(Reason::Reset, format!("the client cannot wait for its sockets: {error}"));
+            self.end(index, End::Failed(failure), true);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What `minisgl loadgen` ends with, so that a script can tell what went wrong.
+//!
+//! | code | a run | `compare` | `report` |
+//! |---|---|---|---|
+//! | 0 | every request completed, or was cancelled as planned | nothing is worse by more than the tolerance | printed |
+//! | 1 | it could not begin or be written: bad trace, no server, no tokenizer | B is worse | the file cannot be read |
+//! | 2 | bad flags | bad flags, or a file that cannot be read | bad flags |
+//! | 3 | requests failed | | |
+//! | 4 | no request failed, but the client sent late (INVALID), under `--strict` | | |
+//!
+//! `compare` is as `diff` and `grep` are: 1 is an answer, 2 is trouble.
+use super::RunReport;
+
+/// Requests failed.
+pub const EXIT_FAILED_REQUESTS: u8 = 3;
+
+/// A run is INVALID, under `--strict`.
+pub const EXIT_INVALID: u8 = 4;
+
+/// `compare` could not compare.
+pub const EXIT_NOT_COMPARED: u8 = 2;
+
+/// The exit code of a command whose runs were these.
+pub fn exit_code(reports: &[RunReport], strict: bool) -> u8 {
+    if !reports.iter().all(RunReport::exit_ok) {
+        EXIT_FAILED_REQUESTS
+    } else if strict && reports.iter().any(|report| !report.valid) {
+        EXIT_INVALID
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_come_before_lag_and_lag_counts_when_strict() {
+        let report = |failed, valid| RunReport { failed, valid, ..RunReport::default() };
+        for (reports, lenient, strict) in [
+            (vec![report(0, true)], 0, 0),
+            (vec![report(0, true), report(0, false)], 0, 4),
+            (vec![report(0, false), report(1, true)], 3, 3),
+            (vec![], 0, 0),
+        ] {
+            assert_eq!((exit_code(&reports, false), exit_code(&reports, true)), (lenient, strict));
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The load generator measured: its own error, CPU and memory, against a server of known timings in another process.
+//!
+//! Owns the steps and what is compared. The server's clock is the truth: its times from having read a request to writing
+//! the first token, and between tokens. What is reported beyond that is the load generator's error, with the network's and
+//! the sockets' share in it, on a machine that both share.
+mod server;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minisgl_config::loadgen::self_test::{SelfTestArgs, Step};
+use minisgl_config::loadgen::settings::Endpoint;
+use minisgl_config::loadgen::{JsonOutput, ServerUrl};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::client::{HeadOptions, Target};
+use crate::counters::Counters;
+use crate::lengths::Lengths;
+use crate::records::{Ledger, Record};
+use crate::request::{Body, Job, Places, Start};
+use crate::rng::SplitMix;
+use crate::run::{self, RunOptions};
+use crate::{ConsoleOptions, LoadgenError, reading_threads, sampler};
+use server::{Server, Timings};
+
+/// Answers of a stream in a closed step.
+const ANSWERS_A_STREAM: u64 = 4;
+
+/// The pacing step's length, and its answers' tokens.
+const PACING: Duration = Duration::from_secs(20);
+const PACING_TOKENS: u64 = 2;
+
+/// One step's outcome.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    step: String,
+    requests: usize,
+    failed: usize,
+    max_in_flight: u64,
+    chunks: u64,
+    chunks_per_s: f64,
+    /// What the load generator says, and what was so; milliseconds.
+    ttft_ms: Compared,
+    tpot_ms: Compared,
+    lag_ms_p99: Option<f64>,
+    lag_ms_max: Option<f64>,
+    achieved_requested: Option<f64>,
+    /// Of the server's arrivals: standard deviation of the gaps over their mean.
+    arrival_cv: Option<f64>,
+    client_cpu_share: f64,
+    client_cpu_us_per_chunk: f64,
+    server_cpu_us_per_chunk: f64,
+    client_peak_rss_mb: f64,
+}
+
+/// A figure as measured, and the truth.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Compared {
+    measured_mean: f64,
+    true_mean: f64,
+    error_mean: f64,
+    measured_p99: f64,
+    true_p99: f64,
+    error_p99: f64,
+}
+
+/// Mean and 99th percentile (nearest rank, as everywhere) of nanoseconds. A self-test's steps have thousands of samples.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    mean: f64,
+    p99: f64,
+}
+
+impl Figures {
+    fn of(mut values: Vec<u64>) -> Self {
+        values.sort_unstable();
+        let n = values.len();
+        if n == 0 {
+            return Self::default();
+        }
+        let sum: u128 = values.iter().map(|&value| u128::from(value)).sum();
+        Self { mean: sum as f64 / n as f64, p99: values[(99 * n).div_ceil(100) - 1] as f64 }
+    }
+
+    fn json(self) -> Value {
+        json!({"mean": self.mean, "p99": self.p99})
+    }
+
+    fn read(value: &Value) -> Self {
+        let number = |name: &str| value[name].as_f64().unwrap_or(0.0);
+        Self { mean: number("mean"), p99: number("p99") }
+    }
+}
+
+impl Compared {
+    fn new(measured: Figures, truth: Figures) -> Self {
+        let ms = |nanoseconds: f64| nanoseconds / 1e6;
+        Self {
+            measured_mean: ms(measured.mean),
+            true_mean: ms(truth.mean),
+            error_mean: ms(measured.mean - truth.mean),
+            measured_p99: ms(measured.p99),
+            true_p99: ms(truth.p99),
+            error_p99: ms(measured.p99 - truth.p99),
+        }
+    }
+}
+
+/// Runs the test and prints its table, or serves the known timings, as `args` say.
+///
+/// # Errors
+/// A server that cannot be started or asked, a JSON file that cannot be written.
+pub fn self_test(args: &SelfTestArgs, console: ConsoleOptions) -> Result<bool, LoadgenError> {
+    let timings = Timings {
+        ttft: Duration::from_millis(args.ttft_ms),
+        itl: args.steps.first().map_or(Duration::from_millis(20), |step| step.itl),
+        tokens: args.tokens,
+    };
+    if let Some(port) = args.serve {
+        return serve(port, timings).map(|()| true).map_err(LoadgenError::SelfTest);
+    }
+    let json = args.json.as_ref().map(|json| JsonOutput::of(json));
+    let mut outcomes = Vec::new();
+    for &step in &args.steps {
+        let name = format!("{}:{}{}", step.streams, step.itl.as_millis(), if step.burst { ":burst" } else { "" });
+        console.note(&format!("self-test: {name}"));
+        let timings = Timings { itl: step.itl, ..timings };
+        let (jobs, places) = streams(step, timings, args.seconds);
+        outcomes.push(measure(name, timings, jobs, places, args.threads).map_err(LoadgenError::SelfTest)?);
+    }
+    if args.pacing_rate > 0 {
+        console.note("self-test: pacing");
+        let name = format!("pacing {}/s", args.pacing_rate);
+        let jobs = poisson(args.pacing_rate);
+        outcomes.push(measure(name, timings, jobs, None, args.threads).map_err(LoadgenError::SelfTest)?);
+    }
+    let table = table(args, &outcomes);
+    match &json {
+        Some(JsonOutput::Stdout) => eprint!("{table}"),
+        _ => drop(std::io::stdout().write_all(table.as_bytes())),
+    }
+    if let Some(json) = json {
+        let sink = crate::report::JsonSink::open(&json)?;
+        sink.write_value(&json!({"ttft_ms": args.ttft_ms, "tokens": args.tokens, "steps": outcomes}))?;
+    }
+    Ok(outcomes.iter().all(|outcome| outcome.failed == 0))
+}
+
+/// Serves until stdin ends: whoever started it is gone then.
+fn serve(port: u16, timings: Timings) -> std::io::Result<()> {
+    let server = Server::bind(port, timings)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "http://{}", server.address()?)?;
+    out.flush()?;
+    std::thread::spawn(|| {
+        let mut ignored = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut std::io::stdin(), &mut ignored);
+        std::process::exit(0);
+    });
+    server.run()
+}
+
+/// The server in another process, until dropped.
+struct Served {
+    child: Child,
+    url: ServerUrl,
+}
+
+impl Served {
+    fn start(timings: Timings) -> std::io::Result<Self> {
+        let program = std::env::current_exe()?;
+        let mut child = Command::new(program)
+            .args(["loadgen", "self-test", "--serve", "0"])
+            .args(["--ttft-ms", &timings.ttft.as_millis().to_string(), "--tokens", &timings.tokens.to_string()])
+            .args(["--steps", &format!("1:{}", timings.itl.as_millis())])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it was piped")).read_line(&mut line)?;
+        let url =
+            line.trim().parse().map_err(|problem: String| std::io::Error::other(format!("{line:?} {problem}")))?;
+        Ok(Self { child, url })
+    }
+
+    /// What was really so since the last time.
+    fn truth(&self) -> std::io::Result<Value> {
+        let text = ureq::get(format!("{}/truth", self.url)).call().and_then(|mut r| r.body_mut().read_to_string());
+        serde_json::from_str(&text.map_err(std::io::Error::other)?).map_err(std::io::Error::other)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn measure(
+    step: String,
+    timings: Timings,
+    jobs: Vec<Job>,
+    places: Option<Places>,
+    threads: usize,
+) -> std::io::Result<Outcome> {
+    let served = Served::start(timings)?;
+    let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[] };
+    let target = Target::find(&served.url, head)?;
+    sampler::forget_peak_rss();
+    let ledger = run::execute(RunOptions {
+        target: &target,
+        endpoint: Endpoint::Chat,
+        jobs,
+        places,
+        until: None,
+        timeout: Duration::from_secs(120),
+        threads: reading_threads(threads),
+        keep_tics: false,
+        counters: Arc::new(Counters::default()),
+    })?;
+    Ok(compare(step, &ledger, &served.truth()?))
+}
+
+fn compare(step: String, ledger: &Ledger, truth: &Value) -> Outcome {
+    let completed: Vec<&Record> = ledger.records.iter().filter(|record| record.is_completed()).collect();
+    let of = |value: fn(&Record) -> Option<u64>| Figures::of(completed.iter().filter_map(|r| value(r)).collect());
+    let ttft = of(|r| Some(r.first_token? - r.sent));
+    let tpot = of(|r| Some((r.last_token? - r.first_token?) / r.chunks.checked_sub(1).filter(|&n| n > 0)?));
+    let mut lags: Vec<u64> = ledger.records.iter().filter_map(|r| Some(r.sent.saturating_sub(r.intended?))).collect();
+    lags.sort_unstable();
+    let lag_ms_p99 = (!lags.is_empty()).then(|| lags[(99 * lags.len()).div_ceil(100) - 1] as f64 / 1e6);
+    let (cost, chunks) = (ledger.cost, ledger.cost.chunks.max(1) as f64);
+    Outcome {
+        step,
+        requests: ledger.records.len(),
+        failed: ledger.records.len() - completed.len(),
+        max_in_flight: ledger.max_in_flight,
+        chunks: cost.chunks,
+        chunks_per_s: busiest_second(ledger),
+        ttft_ms: Compared::new(ttft, Figures::read(&truth["ttft_ns"])),
+        tpot_ms: Compared::new(tpot, Figures::read(&truth["tpot_ns"])),
+        lag_ms_p99,
+        lag_ms_max: lags.last().map(|&lag| lag as f64 / 1e6),
+        achieved_requested: achieved_requested(&ledger.records),
+        arrival_cv: truth["arrival_cv"].as_f64(),
+        client_cpu_share: cost.cpu_s / cost.wall_s,
+        client_cpu_us_per_chunk: cost.cpu_s * 1e6 / chunks,
+        server_cpu_us_per_chunk: truth["cpu_s"].as_f64().unwrap_or(0.0) * 1e6 / chunks,
+        client_peak_rss_mb: cost.peak_rss_bytes as f64 / 1e6,
+    }
+}
+
+/// Chunks of the busiest second: a step's own rate, its beginning and end left out.
+fn busiest_second(ledger: &Ledger) -> f64 {
+    let samples = &ledger.samples;
+    let rate = |i: usize| {
+        let later = samples[i..].iter().find(|later| later.at_s >= samples[i].at_s + 1.0)?;
+        Some((later.chunks - samples[i].chunks) as f64 / (later.at_s - samples[i].at_s))
+    };
+    (0..samples.len()).filter_map(rate).fold(0.0, f64::max)
+}
+
+/// (n − 1) / (last − first) sent, over the same of what was intended.
+fn achieved_requested(records: &[Record]) -> Option<f64> {
+    let intended = records.iter().filter_map(|r| r.intended);
+    let span = |min: Option<u64>, max: Option<u64>| Some((max? - min?) as f64).filter(|&span| span > 0.0);
+    let wanted = span(intended.clone().min(), intended.clone().max())?;
+    let sent = records.iter().filter(|r| r.intended.is_some()).map(|r| r.sent);
+    Some(wanted / span(sent.clone().min(), sent.max())?)
+}
+
+/// Even arrivals that keep so many streams in flight, or a closed loop of as many.
+fn streams(step: Step, timings: Timings, seconds: u64) -> (Vec<Job>, Option<Places>) {
+    if step.burst {
+        let jobs = (0..step.streams * ANSWERS_A_STREAM).map(|_| job(Start::WhenFree, timings.tokens));
+        return (jobs.collect(), Some(Places { count: step.streams as usize, ramp: Duration::ZERO }));
+    }
+    let answer = timings.ttft + timings.itl * (timings.tokens - 1) as u32;
+    let between = answer.div_f64(step.streams as f64);
+    let span = Duration::from_secs(seconds).max(answer * 2);
+    let n = (span.as_secs_f64() / between.as_secs_f64()).ceil() as u32;
+    ((0..n).map(|i| job(Start::At(between * i), timings.tokens)).collect(), None)
+}
+
+fn poisson(rate: u64) -> Vec<Job> {
+    let (mut rng, mut at) = (SplitMix::of(0, &[]), 0.0);
+    let mut jobs = Vec::new();
+    while at < PACING.as_secs_f64() {
+        jobs.push(job(Start::At(Duration::from_secs_f64(at)), PACING_TOKENS));
+        let uniform = ((rng.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        at -= uniform.ln() / rate as f64;
+    }
+    jobs
+}
+
+fn job(start: Start, tokens: u64) -> Job {
+    let body = json!({
+        "model": server::MODEL, "messages": [{"role": "user", "content": "How exact is this clock?"}],
+        "max_tokens": tokens, "temperature": 0, "ignore_eos": true, "stream": true,
+        "stream_options": {"include_usage": true},
+    });
+    Job {
+        start,
+        body: Body::Whole(Bytes::from(body.to_string())),
+        lengths: Lengths { input: 8, output: tokens as usize },
+        cancel_after: None,
+        class: 0,
+        keep_answer: false,
+    }
+}
+
+fn table(args: &SelfTestArgs, outcomes: &[Outcome]) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a string");
+    line(format!(
+        "load generator against a server of known timings (TTFT {} ms, {} tokens): its error in ms, measured - true",
+        args.ttft_ms, args.tokens
+    ));
+    line(format!(
+        "{:<16}{:>9}{:>7}{:>10}{:>11}{:>11}{:>11}{:>9}{:>9}{:>9}{:>9}{:>8}",
+        "streams:itl",
+        "requests",
+        "failed",
+        "chunks/s",
+        "TTFT mean",
+        "TTFT p99",
+        "TPOT mean",
+        "lag p99",
+        "achieved",
+        "us/chunk",
+        "CPU %",
+        "RSS MB"
+    ));
+    let number =
+        |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |value| format!("{value:.digits$}"));
+    for o in outcomes {
+        line(format!(
+            "{:<16}{:>9}{:>7}{:>10.0}{:>+11.3}{:>+11.3}{:>+11.4}{:>9}{:>9}{:>9.2}{:>9.1}{:>8.1}",
+            o.step,
+            o.requests,
+            o.failed,
+            o.chunks_per_s,
+            o.ttft_ms.error_mean,
+            o.ttft_ms.error_p99,
+            o.tpot_ms.error_mean,
+            number(o.lag_ms_p99, 3),
+            number(o.achieved_requested, 4),
+            o.client_cpu_us_per_chunk,
+            o.client_cpu_share * 100.0,
+            o.client_peak_rss_mb,
+        ));
+    }
+    for o in outcomes.iter().filter(|o| o.step.starts_with("pacing")) {
+        line(format!(
+            "{}: the server's arrivals have a coefficient of variation of {}",
+            o.step,
+            number(o.arrival_cv, 3)
+        ));
+    }
+    line(
+        "us/chunk, CPU and RSS are the load generator's process alone; the server runs in another on the same cores"
+            .to_owned(),
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_arrivals_keep_the_streams_in_flight() {
+        let timings = Timings { ttft: Duration::from_millis(50), itl: Duration::from_millis(10), tokens: 6 };
+        let step = Step { streams: 10, itl: timings.itl, burst: false };
+        let (jobs, places) = streams(step, timings, 1);
+        // An answer takes 100 ms, so that one every 10 ms keeps ten.
+        assert_eq!((jobs.len(), places), (100, None));
+        assert_eq!(jobs[7].start, Start::At(Duration::from_millis(70)));
+        let (jobs, places) = streams(Step { burst: true, ..step }, timings, 1);
+        assert_eq!((jobs.len(), places.map(|places| places.count)), (40, Some(10)));
+    }
+
+    #[test]
+    fn poisson_arrivals_are_as_many_as_asked_for() {
+        let jobs = poisson(1000);
+        assert!((19_500..20_500).contains(&jobs.len()), "{}", jobs.len());
+    }
+
+    #[test]
+    fn achieved_is_one_when_on_time_and_less_when_slow() {
+        let record = |intended, sent| Record { intended: Some(intended), sent, ..Record::default() };
+        assert_eq!(achieved_requested(&[record(0, 5), record(100, 105)]), Some(1.0));
+        assert_eq!(achieved_requested(&[record(0, 0), record(100, 200)]), Some(0.5));
+        assert_eq!(achieved_requested(&[record(0, 0)]), None);
+    }
+}
