@@ -4,15 +4,21 @@
 //! statistic or runtime, so that a bug in one cannot hide in the other.
 //!
 //! ```text
-//!  settings ─▶ workload.rs ─▶ lengths, arrivals, one plan a time scale       traces/ reads and names what is wrong
-//!                  │           (no connection is made before this)           lengths.rs scales, caps, fits to the model
+//!  settings ─▶ session.rs: one command, in this order
 //!                  ▼
-//!              models.rs ─▶ prompts.rs, bodies.rs: every request's JSON, before its run begins
+//!              workload.rs ─▶ which requests, how long, when             traces/ reads and names what is wrong
+//!                  │           (no connection is made before this)        lengths.rs, arrivals.rs, draw.rs, rng.rs
 //!                  ▼
-//!              run.rs ─▶ client/: one connection, one answer, stamped at the socket ─▶ records.rs
-//!                  ▼                                      counters.rs ─▶ progress.rs, off the hot path
-//!              report/ ◀─ statistics.rs
+//!              models.rs ─▶ prompts.rs, bodies.rs: every request's JSON, before its run begins (parallel.rs)
+//!                  ▼
+//!              run.rs, the launcher ─▶ client/: one connection, one answer, stamped at the socket ─▶ records.rs
+//!                  │ request.rs: what it is given        counters.rs ─▶ progress.rs, sampler.rs, off the hot path
+//!                  ▼                                     scrape.rs: the server's own /metrics; series.rs: over time
+//!              report/ ◀─ statistics.rs, plot/           raw.rs, compare.rs: earlier runs read back
 //! ```
+//!
+//! Beside runs: `inspect/` looks into a trace, `self_test/` measures this crate against a server of known timings,
+//! `datasets/` reads recorded questions for `bench offline`, `public.rs` fetches the public trace.
 //!
 //! # Exit codes
 //! `minisgl loadgen` ends with 0 where every request completed, 1 where a run could not begin or be written, 2 for bad flags,
