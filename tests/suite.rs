@@ -9,6 +9,7 @@ mod golden;
 mod http;
 mod layering;
 mod llm;
+mod loadgen;
 mod serving;
 mod simulated;
 mod support;
