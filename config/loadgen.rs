@@ -12,6 +12,7 @@ mod args;
 pub mod command;
 pub mod compare;
 pub mod inspect;
+pub mod plan;
 mod presets;
 pub mod report;
 mod resolve;

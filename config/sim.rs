@@ -110,6 +110,11 @@ pub fn profile_names() -> impl Iterator<Item = &'static str> {
     NAMED.iter().map(|(name, _)| *name)
 }
 
+/// Those of them that have a model's shape, and so need no `--model`.
+pub fn model_profile_names() -> impl Iterator<Item = &'static str> {
+    profile_names().filter(|name| SimProfile::find(name).is_ok_and(|profile| profile.model.is_some()))
+}
+
 /// Whether a profile's name, or a file's, could be meant.
 pub(crate) fn check_name(text: &str) -> Result<(), String> {
     if is_file(text) || profile_names().any(|name| name == text) { Ok(()) } else { Err(expected()) }

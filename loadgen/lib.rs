@@ -57,7 +57,7 @@ mod workload;
 pub use compare::{Comparison, Difference, PointComparison, Verdict, compare, compare_files};
 pub use error::LoadgenError;
 pub use progress::{ConsoleOptions, Progress};
-pub use public::DownloadError;
+pub use public::{DownloadError, open as open_trace};
 pub use report::{
     About, Burst, ClientFigures, CountedBy, EXIT_FAILED_REQUESTS, EXIT_INVALID, EXIT_NOT_COMPARED, Goodput, Group,
     OutputTokens, Repeats, RunReport, ServerFigures, SloMs, Window, Windows, exit_code, report_file,

@@ -34,7 +34,10 @@ pub struct DownloadError {
 }
 
 /// Reads a trace from where the settings say, downloading it first where that must be.
-pub(crate) fn open(source: &TraceSource, limit: Option<usize>, console: ConsoleOptions) -> Result<Trace, LoadgenError> {
+///
+/// # Errors
+/// It cannot be had, or a line of it not be read.
+pub fn open(source: &TraceSource, limit: Option<usize>, console: ConsoleOptions) -> Result<Trace, LoadgenError> {
     Ok(match source {
         TraceSource::Shipped => traces::read(SHIPPED_TRACE_NAME, SHIPPED_TRACE.as_bytes(), limit)?,
         TraceSource::File(path) => traces::read_file(path, limit)?,

@@ -1,7 +1,7 @@
 //! `--device sim` as a user meets it: labelled, without weights, with a real cache and real usage.
 use serde_json::{Value, json};
 
-use crate::support::{Server, run_err, tiny_chat};
+use crate::support::{Server, run, run_err, run_ok, tiny_chat};
 
 fn tokens(from: usize, count: usize, body: Value) -> Value {
     let mut body = body;
@@ -109,4 +109,39 @@ fn what_cannot_be_simulated_names_its_flag() {
     }
     assert!(refused(&["--sim-itl", "1ms"]).contains("--sim-itl 1ms: only a simulated device heeds it"));
     assert!(refused(&["--device", "sim", "--tp", "1000"]).contains("1000 ranks cannot share"));
+}
+
+#[test]
+fn plan_sizes_a_trace_and_says_that_it_is_simulated() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.jsonl");
+    let line = |i: usize| {
+        // Everyone shares a first block of 512 tokens.
+        json!({"timestamp": i * 100, "input_length": 2048, "output_length": 100, "hash_ids": [0, 3 * i + 1, 3 * i + 2, 3 * i + 3]})
+    };
+    std::fs::write(&trace, (0..200).map(|i| format!("{}\n", line(i))).collect::<String>()).unwrap();
+    let (trace, out) = (trace.to_str().unwrap(), folder.path().join("out"));
+    fn plan<'a>(trace: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["loadgen", "plan", "--trace", trace], more].concat()
+    }
+    let args = plan(trace, &["--slo", "ttft=400ms,tpot=40ms", "--profile", "1xh200-qwen3-14b", "--rate", "100"]);
+    let text = run_ok(&[&args[..], &["--out", out.to_str().unwrap()]].concat());
+    assert!(text.contains("1xh200-qwen3-14b") && text.contains("Simulated: no GPU was measured"), "{text}");
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
+    let profile = &json["profiles"][0];
+    let (rate, replicas) = (profile["best"]["rate_req_s"].as_f64().unwrap(), profile["replicas"].as_u64().unwrap());
+    assert_eq!((&json["simulated"], &profile["limit_found"]), (&json!(true), &json!(true)));
+    assert!(rate > 1.0 && replicas as f64 >= 99.0 / rate && (replicas - 1) as f64 <= 100.0 / rate, "{rate} {replicas}");
+    assert!(profile["best"]["slo_share"].as_f64().unwrap() >= 0.99);
+    assert!((profile["best"]["prefix_hit_rate"].as_f64().unwrap() - 0.25).abs() < 0.01, "{}", profile["best"]);
+    let page = std::fs::read_to_string(out.join("plan.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("Sizing (simulated)") && !page.contains("src=\"http"));
+
+    // To stdout, the JSON alone; no rate at all is told by the exit code.
+    let args = plan(trace, &["--slo", "ttft=1ms", "--profile", "1xh200-qwen3-14b", "--limit", "3", "--json", "-"]);
+    let output = run(&args);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &json["profiles"][0]["best"]), (Some(1), &Value::Null));
+    let said = run_err(&plan(trace, &["--slo", "ttft=1s", "--profile", "h200"]));
+    assert!(said.contains("h200 is hardware alone"), "{said}");
 }

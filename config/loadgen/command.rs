@@ -2,6 +2,7 @@
 use super::LoadgenArgs;
 use super::compare::CompareArgs;
 use super::inspect::InspectArgs;
+use super::plan::PlanArgs;
 use super::report::ReportArgs;
 use super::self_test::SelfTestArgs;
 
@@ -24,6 +25,8 @@ pub enum LoadgenCommand {
     Inspect(InspectArgs),
     /// Measure the load generator itself: its error, CPU and memory against a server of known timings
     SelfTest(SelfTestArgs),
+    /// Size a deployment without hardware: how many replicas of simulated GPUs a trace needs within an SLO
+    Plan(Box<PlanArgs>),
     /// Compare two runs' figures, with significance; exits with 1 where B is worse than --tolerance allows
     Compare(CompareArgs),
     /// Print the report of an earlier run again, or that of mini-sglang's raw form

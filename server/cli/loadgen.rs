@@ -7,7 +7,7 @@ use minisgl_config::loadgen::inspect::InspectArgs;
 use minisgl_loadgen::ConsoleOptions;
 use minisgl_loadgen::inspect::InspectOptions;
 
-use super::Outcome;
+use super::{Outcome, plan};
 
 /// Dispatches; the exit codes are those of the crate's documentation.
 pub(crate) fn run(args: CommandArgs) -> Outcome {
@@ -15,6 +15,7 @@ pub(crate) fn run(args: CommandArgs) -> Outcome {
     match args.command {
         None => workload(args.run, console),
         Some(LoadgenCommand::Inspect(args)) => inspect(args, console),
+        Some(LoadgenCommand::Plan(args)) => plan::run(*args),
         Some(LoadgenCommand::SelfTest(args)) => {
             let whole = minisgl_loadgen::self_test(&args, console)?;
             Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -20,6 +20,7 @@ mod chat;
 mod demo;
 mod load;
 mod loadgen;
+mod plan;
 mod serve;
 
 /// An OpenAI-compatible LLM inference server, and the load generator that measures such servers

@@ -33,6 +33,8 @@ pub struct Sizing {
     pub best: Option<(Point, Course)>,
     /// Every run, by rate.
     pub points: Vec<Point>,
+    /// Whether a rate was too high: a load so short that all of it at once is met has no limit to be found.
+    pub limited: bool,
 }
 
 /// Doublings, and halvings, from the load's own rate: a million times as much, or as little, is no answer.
@@ -73,6 +75,7 @@ pub fn find_rate(simulation: &Simulation, settings: &EngineSettings, load: &[Loa
         let middle = (low * high).sqrt();
         if met(middle) { low = middle } else { high = middle }
     }
+    let limited = points.iter().any(|point| point.share < search.share);
     points.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    Sizing { best, points }
+    Sizing { best, points, limited }
 }

@@ -89,6 +89,11 @@ fn the_rate_found_meets_the_bound_and_a_higher_one_does_not() {
     assert!(best.share >= 0.95 && slo.share_met(&course) == best.share);
     let next = sizing.points.iter().find(|point| point.rate > best.rate).expect("a higher one was tried");
     assert!(next.share < 0.95 && next.rate / best.rate < 1.03, "{best:?} {next:?}");
+    assert!(sizing.limited);
+    // All of a load at once within its bounds: there is no limit to find.
+    let easy = Slo { ttft: Some(Duration::from_secs(60)), ..Slo::default() };
+    let endless = find_rate(&simulation, &settings, &load[..3], &Search { slo: easy, ..search });
+    assert!(!endless.limited && endless.best.is_some());
     // A bound that one request alone misses is met at no rate.
     let slo = Slo { ttft: Some(Duration::from_millis(1)), ..slo };
     assert!(find_rate(&simulation, &settings, &load[..3], &Search { slo, ..search }).best.is_none());
