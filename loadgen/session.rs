@@ -34,6 +34,10 @@ const WORTH_A_NOTE: usize = 500_000;
 /// Most steps of the search for the highest rate: each is a run.
 const MOST_STEPS: usize = 24;
 
+/// Highest rate that is tried, in requests a second or times the trace's own: a command that holds there sends too few
+/// requests to find a limit.
+const HIGHEST_RATE: f64 = 20_000.0;
+
 /// Runs of their own, apart from those that are reported; each has prompts of its own.
 const WARM_UP: u64 = u64::MAX - 2;
 const CONNECTION_TEST: u64 = u64::MAX - 1;
@@ -191,8 +195,12 @@ impl Session<'_> {
         let (mut holds, mut breaks) = (None::<f64>, None::<f64>);
         let mut rate = find.start;
         for _ in 0..MOST_STEPS {
-            let share = self.one(Which { load: self.settings.load_at(rate), repeat: 1 })?;
-            let good = share.is_some_and(|share| share >= find.share);
+            if rate > HIGHEST_RATE {
+                break;
+            }
+            let (share, valid) = self.one(Which { load: self.settings.load_at(rate), repeat: 1 })?;
+            // A run whose requests were sent late says nothing of the rate that was asked for.
+            let good = valid && share.is_some_and(|share| share >= find.share);
             let percent = share.unwrap_or(0.0) * 100.0;
             let verdict = if good { "hold" } else { "do not hold" };
             self.console.note(&format!("{}: the SLOs {verdict}: {percent:.1} % of requests meet all", self.rate(rate)));
@@ -207,7 +215,10 @@ impl Session<'_> {
         }
         let found = match (holds, breaks) {
             (Some(low), Some(high)) => format!("{}; at {} they do not hold", self.rate(low), self.rate(high)),
-            (Some(low), None) => format!("at least {}: no higher one was tried", self.rate(low)),
+            (Some(low), None) => format!(
+                "at least {}; higher ones were not tried: with --duration, more requests come as the rate grows",
+                self.rate(low)
+            ),
             (None, _) => "none: they did not hold at the lowest rate that was tried".to_owned(),
         };
         self.outputs
@@ -222,8 +233,9 @@ impl Session<'_> {
         }
     }
 
-    /// Prepares, runs and reports one run: the share of its requests that met all SLOs, where there are any.
-    fn one(&mut self, which: Which) -> Result<Option<f64>, LoadgenError> {
+    /// Prepares, runs and reports one run: the share of its requests that met all SLOs, where there are any, and whether it
+    /// is valid.
+    fn one(&mut self, which: Which) -> Result<(Option<f64>, bool), LoadgenError> {
         let plan = self.settled.run(&which.load, which.repeat)?;
         let ideal = self.ideal(&plan);
         if plan.clamped != Default::default() {
@@ -257,8 +269,9 @@ impl Session<'_> {
         {
             self.console.note(&format!("no series of the server's own in the report: {problem}"));
         }
+        let valid = summed.valid;
         self.outputs.add(ledger, &scraped.samples, summed);
-        Ok(share)
+        Ok((share, valid))
     }
 
     fn jobs(&self, plan: &RunPlan, run: u64) -> Result<Vec<Job>, LoadgenError> {

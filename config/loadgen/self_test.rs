@@ -17,7 +17,7 @@ pub struct SelfTestArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     pub tokens: u64,
 
-    /// Seconds of load a step, at least; each has at least four answers a stream
+    /// Seconds of even arrivals a step; at least two answers' length. A burst is four answers a stream instead
     #[arg(long, value_name = "SECONDS", default_value_t = 8)]
     pub seconds: u64,
 

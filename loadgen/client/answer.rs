@@ -45,7 +45,10 @@ impl Answer {
         Self {
             parser: SseParser::default(),
             endpoint,
-            events_left: EVENTS_A_TOKEN * output_len as u64 + EVENTS_BESIDES,
+            events_left: match output_len {
+                0 => EVENTS_A_TOKEN * minisgl_config::LONGEST as u64, // it ends where the model ends it
+                n => EVENTS_A_TOKEN * n as u64 + EVENTS_BESIDES,
+            },
             done: false,
             text: keep.text.then(Vec::new),
             tics: keep.tics.then(Vec::new),
