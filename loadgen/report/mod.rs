@@ -32,7 +32,7 @@ mod html;
 mod json;
 mod outputs;
 mod parts;
-mod request;
+pub(crate) mod request;
 mod table;
 
 #[cfg(test)]
@@ -281,7 +281,7 @@ fn duration_ns(sent: &[&Record]) -> u64 {
 }
 
 /// Both rates have n − 1 in common, so theirs is the ratio of the spans.
-fn achieved_requested(sent: &[&Record]) -> Option<f64> {
+pub(crate) fn achieved_requested(sent: &[&Record]) -> Option<f64> {
     let span = |times: &[u64]| Some(times.iter().max()?.saturating_sub(*times.iter().min()?)).filter(|&ns| ns > 0);
     let (intended, actual): (Vec<u64>, Vec<u64>) = sent.iter().filter_map(|r| Some((r.intended?, r.sent))).unzip();
     Some(span(&intended)? as f64 / span(&actual)? as f64)

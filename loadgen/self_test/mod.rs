@@ -12,18 +12,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use minisgl_config::loadgen::self_test::{SelfTestArgs, Step};
-use minisgl_config::loadgen::settings::Endpoint;
+use minisgl_config::loadgen::settings::{Arrival, Endpoint};
 use minisgl_config::loadgen::{JsonOutput, ServerUrl};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::arrivals::AtRate;
 use crate::client::{HeadOptions, Target};
 use crate::counters::Counters;
 use crate::lengths::Lengths;
 use crate::records::{Ledger, Record};
+use crate::report::{JsonSink, achieved_requested, request};
 use crate::request::{Body, Job, Places, Start};
 use crate::rng::SplitMix;
 use crate::run::{self, RunOptions};
+use crate::statistics::nearest_rank;
 use crate::{ConsoleOptions, LoadgenError, reading_threads, sampler};
 use server::{Server, Timings};
 
@@ -83,7 +86,7 @@ impl Figures {
             return Self::default();
         }
         let sum: u128 = values.iter().map(|&value| u128::from(value)).sum();
-        Self { mean: sum as f64 / n as f64, p99: values[(99 * n).div_ceil(100) - 1] as f64 }
+        Self { mean: sum as f64 / n as f64, p99: nearest_rank(&values, 99) as f64 }
     }
 
     fn json(self) -> Value {
@@ -124,6 +127,7 @@ pub fn self_test(args: &SelfTestArgs, console: ConsoleOptions) -> Result<bool, L
         return serve(port, timings).map(|()| true).map_err(LoadgenError::SelfTest);
     }
     let json = args.json.as_ref().map(|json| JsonOutput::of(json));
+    let sink = json.as_ref().map(JsonSink::open).transpose()?;
     let mut outcomes = Vec::new();
     for &step in &args.steps {
         let name = format!("{}:{}{}", step.streams, step.itl.as_millis(), if step.burst { ":burst" } else { "" });
@@ -143,8 +147,7 @@ pub fn self_test(args: &SelfTestArgs, console: ConsoleOptions) -> Result<bool, L
         Some(JsonOutput::Stdout) => eprint!("{table}"),
         _ => drop(std::io::stdout().write_all(table.as_bytes())),
     }
-    if let Some(json) = json {
-        let sink = crate::report::JsonSink::open(&json)?;
+    if let Some(sink) = sink {
         sink.write_value(&json!({"ttft_ms": args.ttft_ms, "tokens": args.tokens, "steps": outcomes}))?;
     }
     Ok(outcomes.iter().all(|outcome| outcome.failed == 0))
@@ -230,11 +233,9 @@ fn measure(
 fn compare(step: String, ledger: &Ledger, truth: &Value) -> Outcome {
     let completed: Vec<&Record> = ledger.records.iter().filter(|record| record.is_completed()).collect();
     let of = |value: fn(&Record) -> Option<u64>| Figures::of(completed.iter().filter_map(|r| value(r)).collect());
-    let ttft = of(|r| Some(r.first_token? - r.sent));
-    let tpot = of(|r| Some((r.last_token? - r.first_token?) / r.chunks.checked_sub(1).filter(|&n| n > 0)?));
-    let mut lags: Vec<u64> = ledger.records.iter().filter_map(|r| Some(r.sent.saturating_sub(r.intended?))).collect();
+    let mut lags: Vec<u64> = ledger.records.iter().filter_map(request::lag).collect();
     lags.sort_unstable();
-    let lag_ms_p99 = (!lags.is_empty()).then(|| lags[(99 * lags.len()).div_ceil(100) - 1] as f64 / 1e6);
+    let lag_ms_p99 = (!lags.is_empty()).then(|| nearest_rank(&lags, 99) as f64 / 1e6);
     let (cost, chunks) = (ledger.cost, ledger.cost.chunks.max(1) as f64);
     Outcome {
         step,
@@ -243,11 +244,11 @@ fn compare(step: String, ledger: &Ledger, truth: &Value) -> Outcome {
         max_in_flight: ledger.max_in_flight,
         chunks: cost.chunks,
         chunks_per_s: busiest_second(ledger),
-        ttft_ms: Compared::new(ttft, Figures::read(&truth["ttft_ns"])),
-        tpot_ms: Compared::new(tpot, Figures::read(&truth["tpot_ns"])),
+        ttft_ms: Compared::new(of(request::ttft), Figures::read(&truth["ttft_ns"])),
+        tpot_ms: Compared::new(of(request::tpot), Figures::read(&truth["tpot_ns"])),
         lag_ms_p99,
         lag_ms_max: lags.last().map(|&lag| lag as f64 / 1e6),
-        achieved_requested: achieved_requested(&ledger.records),
+        achieved_requested: achieved_requested(&ledger.records.iter().collect::<Vec<_>>()),
         arrival_cv: truth["arrival_cv"].as_f64(),
         client_cpu_share: cost.cpu_s / cost.wall_s,
         client_cpu_us_per_chunk: cost.cpu_s * 1e6 / chunks,
@@ -266,15 +267,6 @@ fn busiest_second(ledger: &Ledger) -> f64 {
     (0..samples.len()).filter_map(rate).fold(0.0, f64::max)
 }
 
-/// (n − 1) / (last − first) sent, over the same of what was intended.
-fn achieved_requested(records: &[Record]) -> Option<f64> {
-    let intended = records.iter().filter_map(|r| r.intended);
-    let span = |min: Option<u64>, max: Option<u64>| Some((max? - min?) as f64).filter(|&span| span > 0.0);
-    let wanted = span(intended.clone().min(), intended.clone().max())?;
-    let sent = records.iter().filter(|r| r.intended.is_some()).map(|r| r.sent);
-    Some(wanted / span(sent.clone().min(), sent.max())?)
-}
-
 /// Even arrivals that keep so many streams in flight, or a closed loop of as many.
 fn streams(step: Step, timings: Timings, seconds: u64) -> (Vec<Job>, Option<Places>) {
     if step.burst {
@@ -289,14 +281,9 @@ fn streams(step: Step, timings: Timings, seconds: u64) -> (Vec<Job>, Option<Plac
 }
 
 fn poisson(rate: u64) -> Vec<Job> {
-    let (mut rng, mut at) = (SplitMix::of(0, &[]), 0.0);
-    let mut jobs = Vec::new();
-    while at < PACING.as_secs_f64() {
-        jobs.push(job(Start::At(Duration::from_secs_f64(at)), PACING_TOKENS));
-        let uniform = ((rng.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        at -= uniform.ln() / rate as f64;
-    }
-    jobs
+    let at_rate = AtRate { per_s: rate as f64, arrival: Arrival::Poisson, ramp: Duration::ZERO };
+    let times = at_rate.times(SplitMix::of(0, &[])).take_while(|&at| at < PACING);
+    times.map(|at| job(Start::At(at), PACING_TOKENS)).collect()
 }
 
 fn job(start: Start, tokens: u64) -> Job {
@@ -396,8 +383,8 @@ mod tests {
     #[test]
     fn achieved_is_one_when_on_time_and_less_when_slow() {
         let record = |intended, sent| Record { intended: Some(intended), sent, ..Record::default() };
-        assert_eq!(achieved_requested(&[record(0, 5), record(100, 105)]), Some(1.0));
-        assert_eq!(achieved_requested(&[record(0, 0), record(100, 200)]), Some(0.5));
-        assert_eq!(achieved_requested(&[record(0, 0)]), None);
+        assert_eq!(achieved_requested(&[&record(0, 5), &record(100, 105)]), Some(1.0));
+        assert_eq!(achieved_requested(&[&record(0, 0), &record(100, 200)]), Some(0.5));
+        assert_eq!(achieved_requested(&[&record(0, 0)]), None);
     }
 }
