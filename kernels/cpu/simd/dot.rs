@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn tiles_of_every_shape_agree_bit_by_bit_and_with_f64() {
         let mut random = SmallRng::seed_from_u64(1);
-        for level in [Level::detect(), Level::portable()] {
+        for level in Level::all() {
             for k in [8, 64, 136] {
                 let x: Vec<f32> = (0..11 * k).map(|_| random.random_range(-1.0..1.0)).collect();
                 let w: Vec<f32> = (0..29 * k).map(|_| random.random_range(-1.0..1.0)).collect();

@@ -3,10 +3,20 @@
 //! Results of one instruction set are reproducible bit by bit; two sets may differ in rounding (fused or not).
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(dead_code)]
+mod avx2_wide;
+#[cfg(target_arch = "x86_64")]
+#[allow(dead_code)]
+mod avx512;
 mod dot;
 mod portable;
+#[allow(dead_code)] // until matmul and attention use all of it
+mod wide;
 
 pub(super) use dot::Panel;
+#[allow(unused_imports)]
+pub(super) use wide::{WIDE, Wide, WideKernel};
 
 use crate::dtype::Widen;
 
@@ -49,22 +59,35 @@ pub(super) trait Kernel {
     fn run<S: Isa>(self, isa: S) -> Self::Out;
 }
 
-/// The best instruction set that this machine has.
+/// The instruction set to use. AVX-512 comes with AVX2, which runs the kernels of eight lanes there.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(avx512::Avx512<true>, avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512<false>, avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     Portable(portable::Portable),
 }
 
 impl Level {
-    /// What the machine has.
+    /// The best that the machine has.
     pub(super) fn detect() -> Self {
+        Self::all().swap_remove(0)
+    }
+
+    /// All that the machine has, the best first.
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = avx2::Avx2::detect() {
-            return Self::Avx2(avx2);
+            all.extend(avx512::Avx512::detect().map(|avx512| Self::Avx512Bf16(avx512, avx2)));
+            all.extend(avx512::Avx512::detect().map(|avx512| Self::Avx512(avx512, avx2)));
+            all.push(Self::Avx2(avx2));
         }
-        Self::portable()
+        all.push(Self::portable());
+        all
     }
 
     /// What every machine has.
@@ -76,18 +99,36 @@ impl Level {
     pub(super) fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(..) => "AVX-512 with VNNI and BF16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(..) => "AVX-512 with VNNI",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "AVX2",
             Self::Portable(_) => "portable",
         }
     }
 
-    /// Runs a kernel.
+    /// Runs a kernel of eight lanes.
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Out {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(isa) => isa.run(kernel),
-            Self::Portable(isa) => isa.run(kernel),
+            Self::Avx512Bf16(_, isa) | Self::Avx512(_, isa) | Self::Avx2(isa) => Isa::run(isa, kernel),
+            Self::Portable(isa) => Isa::run(isa, kernel),
+        }
+    }
+
+    /// Runs a kernel of sixteen lanes.
+    #[inline]
+    pub(super) fn run_wide<K: WideKernel>(self, kernel: K) -> K::Out {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(isa, _) => isa.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(isa, _) => isa.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(isa) => Wide::run(isa, kernel),
+            Self::Portable(isa) => Wide::run(isa, kernel),
         }
     }
 }
@@ -115,7 +156,7 @@ mod tests {
             let dtype = (0..64).filter_map(DType::from_ggml).find(|d| d.name() == name).unwrap();
             let mut plain = vec![0.0; expected.len() / 4];
             dequantize_row_by(Plain, dtype, raw, &mut plain);
-            for level in [Level::detect(), Level::portable()] {
+            for level in Level::all() {
                 let mut got = vec![f32::NAN; plain.len()];
                 level.run(Rows(dtype, raw, &mut got));
                 let same = got.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -141,7 +182,7 @@ mod tests {
     #[test]
     fn every_set_computes_the_same_of_small_integers() {
         let x: [f32; 32] = std::array::from_fn(|i| (i * i % 37) as f32);
-        for level in [Level::detect(), Level::portable()] {
+        for level in Level::all() {
             let (out, sums) = level.run(Arithmetic(&x));
             assert_eq!(out, std::array::from_fn(|i| 2.0 * x[i] + x[24 + i]), "{}", level.name());
             assert_eq!(sums, std::array::from_fn(|i| x[8 * i..8 * i + 8].iter().sum()), "{}", level.name());

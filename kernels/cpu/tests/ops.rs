@@ -70,7 +70,7 @@ const FLAT: KvShape = KvShape { layers: 1, pages: 40, page_size: 1, kv_heads: 1,
 
 #[test]
 fn matrices_of_every_format_and_shape() {
-    for (case, level) in (0..4).flat_map(|case| levels().map(|level| (case, level))) {
+    for (case, level) in (0..4).flat_map(|case| levels().into_iter().map(move |level| (case, level))) {
         for dtype in DTYPES {
             let random = &mut random(case);
             let columns = match dtype.block_len() {
@@ -123,7 +123,7 @@ fn matrices_of_every_format_and_shape() {
 
 #[test]
 fn gates_with_and_without_bias() {
-    for (case, level) in (0..6).flat_map(|case| levels().map(|level| (case, level))) {
+    for (case, level) in (0..6).flat_map(|case| levels().into_iter().map(move |level| (case, level))) {
         for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
             let random = &mut random(case);
             let (tokens, width) = ([1, 2, 9, 30, 5, 4][case as usize], [1, 8, 13, 100, 64, 31][case as usize]);
@@ -177,7 +177,7 @@ fn heads(random: &mut SmallRng) -> Heads {
 
 #[test]
 fn rotation_pages_and_attention() {
-    for (case, level) in (0..24).flat_map(|case| levels().map(|level| (case, level))) {
+    for (case, level) in (0..24).flat_map(|case| levels().into_iter().map(move |level| (case, level))) {
         let random = &mut random(case);
         let h = heads(random);
         // Three sequences, grown over three steps: chunks long and short, and single tokens.

@@ -1,0 +1,162 @@
+//! Sixteen lanes as two registers of AVX2.
+use std::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use super::wide::{Wide, WideKernel};
+
+/// Two registers.
+type Two<T> = [T; 2];
+
+// SAFETY of all blocks below: `self` proves AVX2, FMA and F16C; pointers are readable or writable by the trait's contract.
+impl Wide for Avx2 {
+    type F = Two<__m256>;
+    type I = Two<__m256i>;
+    type B = Two<__m256i>;
+
+    const BYTE_OFFSET: i32 = 0;
+    const BF16: bool = false;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        // SAFETY: see above.
+        [unsafe { _mm256_set1_ps(x) }; 2]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(self, v: Self::F, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(to, v[0]);
+            _mm256_storeu_ps(to.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast()))] }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let half = |from: *const u16| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            };
+            [half(from), half(from.add(8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, v: Self::F, to: *mut u16) {
+        // SAFETY: see above. By arithmetic, as `narrow::f32_to_bf16`.
+        unsafe {
+            let round = |v: __m256| {
+                let bits = _mm256_castps_si256(v);
+                let upper = _mm256_srli_epi32::<16>(bits);
+                let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+                let carried = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+                _mm256_blendv_epi8(_mm256_srli_epi32::<16>(carried), quiet, nan)
+            };
+            // packus works within halves of a register: put the quarters in order afterwards.
+            let packed = _mm256_packus_epi32(round(v[0]), round(v[1]));
+            _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> Self::I {
+        // SAFETY: see above.
+        [unsafe { _mm256_set1_epi32(x) }; 2]
+    }
+    #[inline(always)]
+    fn to_f32(self, v: Self::I) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::B {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn splat_4(self, from: *const u8) -> Self::B {
+        // SAFETY: see above; read unaligned.
+        unsafe { [_mm256_set1_epi32(from.cast::<i32>().read_unaligned()); 2] }
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: Self::B) -> Self::B {
+        // SAFETY: see above.
+        v.map(|v| unsafe { _mm256_and_si256(v, _mm256_set1_epi8(15)) })
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: Self::B) -> Self::B {
+        // SAFETY: see above.
+        v.map(|v| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15)) })
+    }
+    #[inline(always)]
+    fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I {
+        // SAFETY: see above. Pairs sum in i16: 2 · 127 · 127 fits.
+        let dot = |acc, u, x| unsafe {
+            let pairs = _mm256_maddubs_epi16(u, x);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        };
+        [dot(acc[0], u[0], x[0]), dot(acc[1], u[1], x[1])]
+    }
+    #[inline(always)]
+    fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I {
+        // SAFETY: see above. |w| · (x with w's sign); pairs sum in i16: 2 · 128 · 127 fits.
+        let dot = |acc, w, x| unsafe {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        };
+        [dot(acc[0], w[0], x[0]), dot(acc[1], w[1], x[1])]
+    }
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F, w: Self::B, x: Self::B) -> Self::F {
+        self.fma(self.odds(w), self.odds(x), self.fma(self.evens(w), self.evens(x), acc))
+    }
+    #[inline(always)]
+    fn evens(self, v: Self::B) -> Self::F {
+        // SAFETY: see above.
+        v.map(|v| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v)) })
+    }
+    #[inline(always)]
+    fn odds(self, v: Self::B) -> Self::F {
+        // SAFETY: see above.
+        v.map(|v| unsafe { _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000u32 as i32))) })
+    }
+    #[inline(always)]
+    fn run<K: WideKernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled<K: WideKernel>(isa: Avx2, kernel: K) -> K::Out {
+            kernel.run(isa)
+        }
+        // SAFETY: `self` proves the features that `compiled` is compiled for.
+        unsafe { compiled(self, kernel) }
+    }
+}

@@ -1,0 +1,184 @@
+//! AVX-512 with VNNI: Ice Lake, Sapphire Rapids, Zen 4 and later. BF16's dot product where there is one.
+use std::arch::x86_64::*;
+
+use super::wide::{Wide, WideKernel};
+
+/// The proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C; where `BF16`, AVX512_BF16 too.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cpu) struct Avx512<const BF16: bool>(());
+
+impl<const BF16: bool> Avx512<BF16> {
+    /// The proof, where it holds.
+    pub(super) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
+        has.then_some(Self(()))
+    }
+}
+
+// SAFETY of all blocks below: `self` proves the instructions; pointers are readable or writable by the trait's contract.
+impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
+    type F = __m512;
+    type I = __m512i;
+    type B = __m512i;
+
+    /// vpdpbusd takes one side unsigned.
+    const BYTE_OFFSET: i32 = 128;
+    const BF16: bool = HAS_BF16;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, v: __m512, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, v: __m512, to: *mut u16) {
+        // SAFETY: see above. Without the instruction, by arithmetic: add half of the last place, or just below at a tie
+        // with an even result; NaN keeps its upper bits and a bit that marks it quiet.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let upper = _mm512_srli_epi32::<16>(bits);
+            let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let carried = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+            let rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32::<16>(carried), nan, quiet);
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(rounded));
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat_4(self, from: *const u8) -> __m512i {
+        // SAFETY: see above; read unaligned.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn dot_small(self, acc: __m512i, u: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(acc, u, x) }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        if HAS_BF16 {
+            // SAFETY: see above, and HAS_BF16 proves the instruction; the types differ in name alone.
+            unsafe { dpbf16(acc, w, x) }
+        } else {
+            self.fma(self.odds(w), self.odds(x), self.fma(self.evens(w), self.evens(x), acc))
+        }
+    }
+    #[inline(always)]
+    fn evens(self, v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)) }
+    }
+    #[inline(always)]
+    fn odds(self, v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000u32 as i32))) }
+    }
+    #[inline(always)]
+    fn run<K: WideKernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+        fn plain<S: Wide, K: WideKernel>(isa: S, kernel: K) -> K::Out {
+            kernel.run(isa)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
+        fn with_bf16<S: Wide, K: WideKernel>(isa: S, kernel: K) -> K::Out {
+            kernel.run(isa)
+        }
+        // SAFETY: `self` proves the features that they are compiled for.
+        unsafe { if HAS_BF16 { with_bf16(self, kernel) } else { plain(self, kernel) } }
+    }
+}
+
+/// vdpbf16ps.
+///
+/// # Safety
+/// The machine has AVX512_BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn dpbf16(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+    // SAFETY: both types are 512 bits, whose meaning the instruction gives.
+    unsafe {
+        _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x))
+    }
+}

@@ -1,0 +1,214 @@
+//! Vectors of sixteen lanes: what matrix products and attention are written upon.
+//!
+//! A kernel is written once, for any [`Wide`], and compiled for each instruction set: AVX-512 has registers of sixteen
+//! f32, AVX2 takes two, elsewhere the compiler makes what it can of arrays. Integer operations give the same everywhere;
+//! sums of f32 may differ between sets in rounding, never between two runs of one.
+use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16};
+
+/// Lanes of a vector.
+pub(in crate::cpu) const WIDE: usize = 16;
+
+/// An instruction set, sixteen lanes at a time. A value is the proof that the machine has it, which makes the methods safe.
+pub(in crate::cpu) trait Wide: Copy + Send + Sync {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen i32.
+    type I: Copy;
+    /// 64 bytes: sixteen groups of four, or sixteen pairs of bf16.
+    type B: Copy;
+
+    /// [`Wide::dot_bytes`] multiplies by `w + BYTE_OFFSET`, not by `w`.
+    const BYTE_OFFSET: i32;
+    /// [`Wide::dot_bf16`] is one instruction; elsewhere widening and two FMAs are faster, and exact.
+    const BF16: bool;
+
+    /// Sixteen times `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// # Safety
+    /// Sixteen f32 are readable.
+    unsafe fn load(self, from: *const f32) -> Self::F;
+    /// # Safety
+    /// Sixteen f32 are writable.
+    unsafe fn store(self, v: Self::F, to: *mut f32);
+    /// Sixteen halves, widened.
+    ///
+    /// # Safety
+    /// Sixteen u16 are readable.
+    unsafe fn load_f16(self, from: *const u16) -> Self::F;
+    /// Sixteen bf16, widened.
+    ///
+    /// # Safety
+    /// Sixteen u16 are readable.
+    unsafe fn load_bf16(self, from: *const u16) -> Self::F;
+    /// As bf16, to nearest, ties to even.
+    ///
+    /// # Safety
+    /// Sixteen u16 are writable.
+    unsafe fn store_bf16(self, v: Self::F, to: *mut u16);
+    /// `a + b`
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger; `b` where `a` is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Sixteen times `x`.
+    fn splat_i(self, x: i32) -> Self::I;
+    /// As f32, to nearest.
+    fn to_f32(self, v: Self::I) -> Self::F;
+
+    /// # Safety
+    /// 64 bytes are readable.
+    unsafe fn load_bytes(self, from: *const u8) -> Self::B;
+    /// Sixteen times four bytes.
+    ///
+    /// # Safety
+    /// Four bytes are readable.
+    unsafe fn splat_4(self, from: *const u8) -> Self::B;
+    /// Each byte's lower four bits.
+    fn low_nibbles(self, v: Self::B) -> Self::B;
+    /// Each byte's upper four bits.
+    fn high_nibbles(self, v: Self::B) -> Self::B;
+    /// `acc + u[0] x[0] + … + u[3] x[3]` of each group, where `u` is 0 to 127 and `x` is signed, -127 to 127.
+    fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I;
+    /// `acc + (w[0] + BYTE_OFFSET) x[0] + …` of each group; both signed, `x` -127 to 127. `w` is what [`Wide::stored_byte`] made.
+    fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I;
+    /// How [`Wide::dot_bytes`] wants a signed weight stored.
+    #[inline(always)]
+    fn stored_byte(w: i8) -> u8 {
+        (i32::from(w) + Self::BYTE_OFFSET) as u8
+    }
+
+    /// `acc + w[0] x[0] + w[1] x[1]` of each pair of bf16; rounding is the set's own.
+    fn dot_bf16(self, acc: Self::F, w: Self::B, x: Self::B) -> Self::F;
+    /// The first of each pair of bf16.
+    fn evens(self, v: Self::B) -> Self::F;
+    /// The second of each pair of bf16.
+    fn odds(self, v: Self::B) -> Self::F;
+
+    /// Runs a kernel compiled for this set.
+    fn run<K: WideKernel>(self, kernel: K) -> K::Out;
+}
+
+/// Code to compile for every instruction set. `run` is `#[inline(always)]`, and so is all it calls.
+pub(in crate::cpu) trait WideKernel {
+    /// What it gives.
+    type Out;
+    /// The code.
+    fn run<S: Wide>(self, isa: S) -> Self::Out;
+}
+
+/// Arrays, which the compiler vectorises as it can.
+impl Wide for super::portable::Portable {
+    type F = [f32; WIDE];
+    type I = [i32; WIDE];
+    type B = [u8; 4 * WIDE];
+
+    const BYTE_OFFSET: i32 = 0;
+    const BF16: bool = false;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; WIDE]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Self::F {
+        // SAFETY: readable, by contract; arrays of f32 have its alignment.
+        unsafe { *from.cast() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, v: Self::F, to: *mut f32) {
+        // SAFETY: writable, by contract.
+        unsafe { *to.cast() = v }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> Self::F {
+        // SAFETY: readable, by contract.
+        unsafe { *from.cast::<[u16; WIDE]>() }.map(f16_to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> Self::F {
+        // SAFETY: readable, by contract.
+        unsafe { *from.cast::<[u16; WIDE]>() }.map(bf16_to_f32)
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, v: Self::F, to: *mut u16) {
+        // SAFETY: writable, by contract.
+        unsafe { *to.cast() = v.map(f32_to_bf16) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // Not fused: without the instruction, fusing is a call.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> Self::I {
+        [x; WIDE]
+    }
+    #[inline(always)]
+    fn to_f32(self, v: Self::I) -> Self::F {
+        v.map(|x| x as f32)
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::B {
+        // SAFETY: readable, by contract.
+        unsafe { *from.cast() }
+    }
+    #[inline(always)]
+    unsafe fn splat_4(self, from: *const u8) -> Self::B {
+        // SAFETY: readable, by contract.
+        let four = unsafe { *from.cast::<[u8; 4]>() };
+        std::array::from_fn(|i| four[i % 4])
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: Self::B) -> Self::B {
+        v.map(|b| b & 15)
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: Self::B) -> Self::B {
+        v.map(|b| b >> 4)
+    }
+    #[inline(always)]
+    fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I {
+        self.dot_bytes(acc, u, x)
+    }
+    #[inline(always)]
+    fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I {
+        let product = |at: usize| i32::from(w[at] as i8) * i32::from(x[at] as i8);
+        std::array::from_fn(|i| acc[i] + product(4 * i) + product(4 * i + 1) + product(4 * i + 2) + product(4 * i + 3))
+    }
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F, w: Self::B, x: Self::B) -> Self::F {
+        self.fma(self.odds(w), self.odds(x), self.fma(self.evens(w), self.evens(x), acc))
+    }
+    #[inline(always)]
+    fn evens(self, v: Self::B) -> Self::F {
+        std::array::from_fn(|i| bf16_to_f32(u16::from_le_bytes([v[4 * i], v[4 * i + 1]])))
+    }
+    #[inline(always)]
+    fn odds(self, v: Self::B) -> Self::F {
+        std::array::from_fn(|i| bf16_to_f32(u16::from_le_bytes([v[4 * i + 2], v[4 * i + 3]])))
+    }
+    #[inline(always)]
+    fn run<K: WideKernel>(self, kernel: K) -> K::Out {
+        kernel.run(self)
+    }
+}
+
+#[cfg(test)]
+#[path = "wide_tests.rs"]
+mod tests;
