@@ -15,7 +15,13 @@ impl Wide for Avx2 {
 
     const BYTE_OFFSET: i32 = 0;
     const BF16: bool = false;
+    const REGISTERS: usize = 8;
 
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: see above; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         // SAFETY: see above.

@@ -32,7 +32,13 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     /// vpdpbusd takes one side unsigned.
     const BYTE_OFFSET: i32 = 128;
     const BF16: bool = HAS_BF16;
+    const REGISTERS: usize = 32;
 
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: see above; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: see above.

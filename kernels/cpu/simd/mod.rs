@@ -108,6 +108,20 @@ impl Level {
         }
     }
 
+    /// Whether the dot product of bf16 is an instruction: then activations are worth rounding to it.
+    #[allow(dead_code)] // until the driver asks
+    pub(super) fn has_bf16(self) -> bool {
+        struct Asked;
+        impl WideKernel for Asked {
+            type Out = bool;
+            #[inline(always)]
+            fn run<S: Wide>(self, _: S) -> bool {
+                S::BF16
+            }
+        }
+        self.run_wide(Asked)
+    }
+
     /// Runs a kernel of eight lanes.
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Out {

@@ -21,7 +21,11 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     const BYTE_OFFSET: i32;
     /// [`Wide::dot_bf16`] is one instruction; elsewhere widening and two FMAs are faster, and exact.
     const BF16: bool;
+    /// How many [`Wide::F`] registers hold at once: what a kernel keeps in its inner loop.
+    const REGISTERS: usize;
 
+    /// Asks for a cache line ahead of its use, into the second-level cache. Any address will do.
+    fn prefetch(self, at: *const u8);
     /// Sixteen times `x`.
     fn splat(self, x: f32) -> Self::F;
     /// # Safety
@@ -108,7 +112,11 @@ impl Wide for super::portable::Portable {
 
     const BYTE_OFFSET: i32 = 0;
     const BF16: bool = false;
+    /// Registers of four lanes: 32 on Arm, 16 elsewhere.
+    const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
 
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         [x; WIDE]
