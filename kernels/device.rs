@@ -249,6 +249,45 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// Sizes of a mixture of experts, of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoeShape {
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Experts that a token goes through: 1 to all.
+    pub per_token: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Columns of each expert's MLP that this rank has.
+    pub inner: usize,
+}
+
+/// A mixture of experts in place of an MLP, norm and residual included. For each token:
+/// ```text
+///   n        = norm(residual[t])
+///   p        = softmax(router · n), in f32 over all experts
+///   chosen   = the per_token largest of p; of equals the lower index
+///   p'       = p, divided by the sum over the chosen where `normalise`
+///   residual[t] += sum over the chosen of p'[e] * (down[e] · (act(gate[e] · n) * (up[e] · n)))
+/// ```
+/// The sum over the chosen has one order, whatever else is in the batch; it is then summed over the ranks.
+pub struct Moe<'a, D: Device + ?Sized> {
+    /// Before router and experts.
+    pub norm: Norm<'a, D::Vector>,
+    /// `[experts, width]`, whole on every rank.
+    pub router: &'a D::Weight,
+    /// `[2 * inner, width]` each: gate, up.
+    pub gate_up: &'a D::Experts,
+    /// `[width, inner]` each.
+    pub down: &'a D::Experts,
+    /// Experts that a token goes through.
+    pub per_token: usize,
+    /// The weights of the chosen are made to sum to 1.
+    pub normalise: bool,
+    /// The gate's.
+    pub act: Activation,
+}
+
 /// One sampled row, in the order of the step's rows that want anything.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleRow<'a> {
@@ -268,11 +307,17 @@ pub trait Device: Send + 'static {
     type Vector: Send;
     /// Activations, `[Limits::tokens, width]`.
     type Tensor: Send;
+    /// One matrix of each of a layer's experts, in the order of the experts.
+    type Experts: Send;
+    /// What [`Device::moe`] keeps while it runs; one serves all layers.
+    type MoeScratch: Send;
 
     /// In words, for the start-up line: `cpu (AVX2, 2 threads)`.
     fn name(&self) -> String;
     /// Loads matrices stacked along their rows (q, k, v; gate, up) as one. All parts have the same columns.
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Self::Weight, DeviceError>;
+    /// Loads experts' matrices, all of one shape: for each what [`load`](Self::load) would get.
+    fn load_experts(&mut self, experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<Self::Experts, DeviceError>;
     /// Loads vectors, concatenated.
     fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Self::Vector, DeviceError>;
     /// A vector from values (frequencies).
@@ -281,6 +326,8 @@ pub trait Device: Send + 'static {
     fn reserve(&mut self, limits: Limits, vocabulary: usize) -> Result<(), DeviceError>;
     /// Activations of `[limits.tokens, width]`.
     fn tensor(&mut self, width: usize) -> Result<Self::Tensor, DeviceError>;
+    /// Memory for mixtures of experts of this shape, `limits.tokens` at a time.
+    fn moe_scratch(&mut self, shape: MoeShape) -> Result<Self::MoeScratch, DeviceError>;
     /// Allocates the cache. `layers` etc. are this rank's.
     fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError>;
     /// Bytes of K/V that one page takes, both K and V, all layers.
@@ -317,6 +364,8 @@ pub trait Device: Send + 'static {
         bias: Option<&Self::Vector>,
         residual: &mut Self::Tensor,
     );
+    /// See [`Moe`].
+    fn moe(&mut self, op: &Moe<'_, Self>, scratch: &mut Self::MoeScratch, residual: &mut Self::Tensor);
     /// Logits `head · norm(x[t])` of the positions that the step's rows want: the last of a `Sample` row, all of a `Scores` row.
     fn logits(&mut self, x: &Self::Tensor, norm: &Norm<'_, Self::Vector>, head: &Self::Weight);
     /// Chooses a token for each row that wants one, in the order of the step's rows, and keeps it as its slot's last.

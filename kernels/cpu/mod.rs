@@ -10,11 +10,13 @@
 //!   matmul.rs            a weight times all tokens
 //!   rows.rs              norm, gate, rotation: a token's row alone
 //!   attention.rs         queries against pages
+//!   moe.rs               mixtures of experts: which tokens each multiplies
 //! ```
 //!
 //! One process computes the whole model. Ranks on several sockets would join where `matmul_reduce_add` says.
 mod attention;
 mod matmul;
+mod moe;
 mod rows;
 mod simd;
 mod team;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 use attention::Attention;
 pub use matmul::Weight;
 use matmul::{Finish, Matmul};
+pub use moe::{Experts, MoeScratch};
 use rows::{Gated, RmsNorm, Rope};
 use simd::Level;
 pub use tensor::Tensor;
@@ -35,8 +38,8 @@ use tensor::round;
 use workers::Workers;
 
 use crate::device::{
-    Activation, Attend, Device, DeviceError, KvShape, Limits, Norm, RopeStore, RowError, SampleRow, Shard, Step,
-    StepKey, TensorView, TokenId,
+    Activation, Attend, Device, DeviceError, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError, SampleRow,
+    Shard, Step, StepKey, TensorView, TokenId,
 };
 use crate::dtype::{DType, Plain};
 use crate::host::{self, Buffer, KvCache, Place, Shared, Source, Staged};
@@ -133,6 +136,8 @@ impl Device for Cpu {
     type Weight = Weight;
     type Vector = Vector;
     type Tensor = Tensor;
+    type Experts = Experts;
+    type MoeScratch = MoeScratch;
 
     fn name(&self) -> String {
         let threads = self.workers.threads();
@@ -141,6 +146,10 @@ impl Device for Cpu {
 
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Weight, DeviceError> {
         Weight::load(parts, shard)
+    }
+
+    fn load_experts(&mut self, experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<Experts, DeviceError> {
+        Experts::load(experts, shard)
     }
 
     fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Vector, DeviceError> {
@@ -163,6 +172,10 @@ impl Device for Cpu {
 
     fn tensor(&mut self, width: usize) -> Result<Tensor, DeviceError> {
         Tensor::zeroed(self.limits().tokens, width)
+    }
+
+    fn moe_scratch(&mut self, shape: MoeShape) -> Result<MoeScratch, DeviceError> {
+        MoeScratch::new(shape, self.limits().tokens)
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError> {
@@ -292,6 +305,10 @@ impl Device for Cpu {
         let finish = Finish::Add(self.dtype, bias.map(|bias| &bias.0[..]));
         let (m, out_stride) = (self.staged.tokens.len(), residual.stride);
         Matmul { x: &x.values, m, w, out: &mut residual.values, out_stride, finish }.run(&mut self.workers);
+    }
+
+    fn moe(&mut self, op: &Moe<'_, Self>, scratch: &mut MoeScratch, residual: &mut Tensor) {
+        self.mix(op, scratch, residual);
     }
 
     fn logits(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, head: &Weight) {

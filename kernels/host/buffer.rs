@@ -16,6 +16,8 @@ pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 // SAFETY: primitive numbers.
 unsafe impl Plain for f32 {}
 // SAFETY: primitive numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: primitive numbers.
 unsafe impl Plain for u16 {}
 // SAFETY: primitive numbers.
 unsafe impl Plain for u8 {}

@@ -1,12 +1,13 @@
 //! What each operation of [`crate::Device`] means: plain loops, f32 values, sums in f64. For tests and for reading, not for speed.
 //!
 //! Every other device is tested against this one. It widens weights to f32 when they are loaded.
+mod moe;
 #[cfg(test)]
 mod tests;
 
 use crate::device::{
-    Activation, Attend, Device, DeviceError, KvShape, Limits, Norm, RopeLayout, RopeStore, RowError, SampleRow, Shard,
-    Step, StepKey, TensorView, TokenId,
+    Activation, Attend, Device, DeviceError, KvShape, Limits, Moe, MoeShape, Norm, RopeLayout, RopeStore, RowError,
+    SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
 use crate::dtype::{DType, dequantize_row};
 use crate::host::{self, KvCache, Place, Source, Staged};
@@ -133,6 +134,8 @@ impl Device for Reference {
     type Weight = Matrix;
     type Vector = Vec<f32>;
     type Tensor = Tensor;
+    type Experts = Vec<Matrix>;
+    type MoeScratch = ();
 
     fn name(&self) -> String {
         "reference (plain loops)".into()
@@ -148,6 +151,10 @@ impl Device for Reference {
             dequantize_row(dtype, bytes, out);
         }
         Ok(Matrix { rows, columns, values })
+    }
+
+    fn load_experts(&mut self, experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<Vec<Matrix>, DeviceError> {
+        experts.iter().map(|parts| self.load(parts, shard)).collect()
     }
 
     fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Vec<f32>, DeviceError> {
@@ -168,6 +175,10 @@ impl Device for Reference {
     fn tensor(&mut self, width: usize) -> Result<Tensor, DeviceError> {
         let limits = self.limits.expect("reserve comes before tensors");
         Ok(Tensor { width, values: vec![0.0; limits.tokens * width] })
+    }
+
+    fn moe_scratch(&mut self, _: MoeShape) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError> {
@@ -277,6 +288,12 @@ impl Device for Reference {
             for (i, (r, y)) in residual.row_mut(t).iter_mut().zip(product).enumerate() {
                 *r += y + bias.map_or(0.0, |bias| bias[i]);
             }
+        }
+    }
+
+    fn moe(&mut self, op: &Moe<'_, Self>, _: &mut (), residual: &mut Tensor) {
+        for t in 0..self.staged.tokens.len() {
+            moe::add(op, residual.row_mut(t));
         }
     }
 

@@ -39,3 +39,18 @@ fn norm_by_hand() {
     let y = rms_norm(&[3.0, 4.0], &[1.0, 2.0], 0.0);
     assert!((y[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6 && (y[1] - 8.0 / 12.5f32.sqrt()).abs() < 1e-6);
 }
+
+#[test]
+fn experts_are_chosen_by_probability_and_equals_by_index() {
+    let logits = [0.0, 2.0, 1.0, 2.0, -1.0, 2.0].map(|x: f32| x * std::f32::consts::LN_2);
+    // Probabilities: (1, 4, 2, 4, 0.5, 4) / 15.5
+    let close = |got: Vec<(usize, f32)>, expected: &[(usize, f32)]| {
+        assert_eq!(got.len(), expected.len());
+        for ((at, p), (expected_at, expected_p)) in got.into_iter().zip(expected) {
+            assert!(at == *expected_at && (p - expected_p).abs() < 1e-6, "{at} {p}, not {expected_at} {expected_p}");
+        }
+    };
+    close(moe::choose(&logits, 2, false), &[(1, 4.0 / 15.5), (3, 4.0 / 15.5)]);
+    close(moe::choose(&logits, 4, true), &[(1, 4.0 / 14.0), (3, 4.0 / 14.0), (5, 4.0 / 14.0), (2, 2.0 / 14.0)]);
+    close(moe::choose(&logits, 6, false)[5..].to_vec(), &[(4, 0.5 / 15.5)]);
+}

@@ -3,8 +3,8 @@ use std::path::Path;
 
 use minisgl_checkpoint::OpenOptions;
 use minisgl_kernels::{
-    Activation, KvShape, Limits, PageId, RopeLayout, RowError, SampleRow, Slot, Step, StepKey, StepRow, TensorView,
-    TokenId, TokenSource, Want,
+    Activation, KvShape, Limits, Moe, MoeShape, PageId, RopeLayout, RowError, SampleRow, Slot, Step, StepKey, StepRow,
+    TensorView, TokenId, TokenSource, Want,
 };
 
 use super::*;
@@ -26,6 +26,8 @@ impl Device for Tape {
     type Weight = String;
     type Vector = String;
     type Tensor = usize;
+    type Experts = String;
+    type MoeScratch = MoeShape;
 
     fn name(&self) -> String {
         "tape".to_owned()
@@ -33,6 +35,11 @@ impl Device for Tape {
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<String, DeviceError> {
         self.loads.push(format!("{} {shard:?}", joined(parts)));
         Ok(joined(parts))
+    }
+    fn load_experts(&mut self, experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<String, DeviceError> {
+        let experts: Vec<String> = experts.iter().map(|parts| joined(parts)).collect();
+        self.loads.push(format!("[{}] {shard:?}", experts.join(", ")));
+        Ok(format!("[{}]", experts.join(", ")))
     }
     fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<String, DeviceError> {
         self.load(parts, shard)
@@ -46,6 +53,9 @@ impl Device for Tape {
     fn tensor(&mut self, width: usize) -> Result<usize, DeviceError> {
         self.tensors += 1;
         Ok(width)
+    }
+    fn moe_scratch(&mut self, shape: MoeShape) -> Result<MoeShape, DeviceError> {
+        Ok(shape)
     }
     fn kv_cache(&mut self, _: KvShape) -> Result<(), DeviceError> {
         Ok(())
@@ -80,6 +90,12 @@ impl Device for Tape {
     }
     fn matmul_reduce_add(&mut self, x: &usize, w: &String, bias: Option<&String>, residual: &mut usize) {
         self.ops.push(format!("matmul_reduce_add {x} {w} {bias:?} -> {residual}"));
+    }
+    fn moe(&mut self, op: &Moe<'_, Self>, scratch: &mut MoeShape, residual: &mut usize) {
+        let Moe { norm, router, gate_up, down, per_token, normalise, act } = op;
+        assert_eq!(scratch.per_token, *per_token);
+        let norm = norm.weight;
+        self.ops.push(format!("moe {norm} {router} {per_token} {normalise} {gate_up} {act:?} {down} -> {residual}"));
     }
     fn logits(&mut self, x: &usize, norm: &Norm<'_, String>, head: &String) {
         self.ops.push(format!("logits {x} {} {head}", norm.weight));

@@ -8,12 +8,17 @@ const KV_HEADS: usize = 2;
 const DIM: usize = 16;
 const WIDTH: usize = 64;
 const INNER: usize = 96;
+/// Of the mixture after the layers' MLPs; more experts than some steps have tokens.
+const MOE: MoeShape = MoeShape { experts: 7, per_token: 3, width: WIDTH, inner: 32 };
 
 /// A tiny decoder's weights, as a checkpoint has them.
 struct Model {
     window: Option<usize>,
     table: Stored,
     layers: Vec<[Vec<Stored>; 4]>,
+    router: Stored,
+    gate_up: Vec<Vec<Stored>>,
+    down: Vec<Vec<Stored>>,
     norm: Vec<f32>,
 }
 
@@ -36,7 +41,12 @@ impl Model {
             })
             .collect();
         let table = stored(DType::Q8_0, VOCABULARY, WIDTH);
-        Self { window, table, layers, norm: floats(random, WIDTH) }
+        let router = stored(DType::F32, MOE.experts, WIDTH);
+        let gate_up = (0..MOE.experts)
+            .map(|_| vec![stored(DType::Q4_0, MOE.inner, WIDTH), stored(DType::Q8_0, MOE.inner, WIDTH)])
+            .collect();
+        let down = (0..MOE.experts).map(|_| vec![stored(DType::Q8_0, WIDTH, MOE.inner)]).collect();
+        Self { window, table, layers, router, gate_up, down, norm: floats(random, WIDTH) }
     }
 }
 
@@ -46,6 +56,9 @@ struct Loaded<D: Device> {
     window: Option<usize>,
     table: D::Weight,
     layers: Vec<[D::Weight; 4]>,
+    router: D::Weight,
+    experts: [D::Experts; 2],
+    mixing: D::MoeScratch,
     norm: D::Vector,
     inv_freq: D::Vector,
     x: D::Tensor,
@@ -65,6 +78,11 @@ impl<D: Device> Loaded<D> {
         };
         let table = load(std::slice::from_ref(&model.table));
         let layers = model.layers.iter().map(|layer| layer.each_ref().map(|stored| load(stored))).collect();
+        let router = load(std::slice::from_ref(&model.router));
+        let experts = [&model.gate_up, &model.down].map(|experts| {
+            let views: Vec<Vec<_>> = experts.iter().map(|e| e.iter().map(Stored::view).collect()).collect();
+            device.load_experts(&views, Shard::Whole).unwrap()
+        });
         let norm = device.vector(&model.norm).unwrap();
         let frequencies: Vec<f32> = (0..DIM / 2).map(|i| 1000f32.powf(-(i as f32) / (DIM / 2) as f32)).collect();
         let inv_freq = device.vector(&frequencies).unwrap();
@@ -74,13 +92,14 @@ impl<D: Device> Loaded<D> {
         let [x, qkv, heads, gate_up, inner] =
             [WIDTH, (HEADS + 2 * KV_HEADS) * DIM, HEADS * DIM, 2 * INNER, INNER].map(|w| device.tensor(w).unwrap());
         let window = model.window;
-        Self { device, window, table, layers, norm, inv_freq, x, qkv, heads, gate_up, inner }
+        let mixing = device.moe_scratch(MOE).unwrap();
+        Self { device, window, table, layers, router, experts, mixing, norm, inv_freq, x, qkv, heads, gate_up, inner }
     }
 
     fn forward(&mut self, rows: &[Row]) {
         begin(&mut self.device, rows);
         let key = StepKey { tokens: rows.iter().map(|row| row.borrow().len()).sum(), rows: rows.len() };
-        let Self { device, window, table, layers, norm, inv_freq, x, qkv, heads, gate_up, inner } = self;
+        let Self { device, window, table, layers, norm, inv_freq, x, qkv, heads, gate_up, inner, .. } = self;
         device.step(key, &mut |device| {
             let norm = Norm { weight: &*norm, eps: 1e-5 };
             device.embed(table, x);
@@ -106,6 +125,11 @@ impl<D: Device> Loaded<D> {
                 device.norm_matmul(x, &norm, w_gate_up, gate_up);
                 device.gated(gate_up, None, Activation::Silu, inner);
                 device.matmul_reduce_add(inner, w_down, None, x);
+                let [gate_up, down] = &self.experts;
+                let (router, norm) = (&self.router, Norm { weight: norm.weight, eps: norm.eps });
+                let (per_token, act) = (MOE.per_token, Activation::Silu);
+                let op = Moe { norm, router, gate_up, down, per_token, normalise: layer == 0, act };
+                device.moe(&op, &mut self.mixing, x);
             }
             device.logits(x, &norm, table);
         });

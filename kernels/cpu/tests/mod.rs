@@ -1,5 +1,6 @@
 //! The device against `reference`, operation by operation and as a whole; and that a value has one set of bits.
 mod bits;
+mod moe;
 mod ops;
 
 use rand::rngs::SmallRng;

@@ -2,15 +2,15 @@
 use super::*;
 
 /// Both devices, told the same.
-struct Pair {
-    cpu: Cpu,
-    reference: Reference,
-    tokens: usize,
-    what: String,
+pub(super) struct Pair {
+    pub(super) cpu: Cpu,
+    pub(super) reference: Reference,
+    pub(super) tokens: usize,
+    pub(super) what: String,
 }
 
 impl Pair {
-    fn new(cpu: Cpu, limits: Limits, vocabulary: usize, shape: KvShape, what: String) -> Self {
+    pub(super) fn new(cpu: Cpu, limits: Limits, vocabulary: usize, shape: KvShape, what: String) -> Self {
         let mut pair = Self { reference: Reference::new(cpu.dtype), cpu, tokens: 0, what };
         pair.cpu.reserve(limits, vocabulary).unwrap();
         pair.reference.reserve(limits, vocabulary).unwrap();
@@ -19,17 +19,17 @@ impl Pair {
         pair
     }
 
-    fn begin(&mut self, rows: &[Row]) {
+    pub(super) fn begin(&mut self, rows: &[Row]) {
         begin(&mut self.cpu, rows);
         begin(&mut self.reference, rows);
         self.tokens = rows.iter().map(|row| row.borrow().len()).sum();
     }
 
-    fn tensors(&mut self, width: usize) -> (Tensor, reference::Tensor) {
+    pub(super) fn tensors(&mut self, width: usize) -> (Tensor, reference::Tensor) {
         (self.cpu.tensor(width).unwrap(), self.reference.tensor(width).unwrap())
     }
 
-    fn filled(&mut self, random: &mut SmallRng, width: usize) -> (Tensor, reference::Tensor) {
+    pub(super) fn filled(&mut self, random: &mut SmallRng, width: usize) -> (Tensor, reference::Tensor) {
         let (mut a, mut b) = self.tensors(width);
         for t in 0..self.tokens {
             let mut values = floats(random, width);
@@ -40,21 +40,21 @@ impl Pair {
         (a, b)
     }
 
-    fn compare(&self, a: &Tensor, b: &reference::Tensor, op: &str) {
+    pub(super) fn compare(&self, a: &Tensor, b: &reference::Tensor, op: &str) {
         for t in 0..self.tokens {
             let what = format!("{op} of {} at token {t}", self.what);
             assert_close(&Cpu::get(a, t), &Reference::get(b, t), tolerance(self.cpu.dtype), &what);
         }
     }
 
-    fn weights(&mut self, stored: &[Stored]) -> (Weight, reference::Matrix) {
+    pub(super) fn weights(&mut self, stored: &[Stored]) -> (Weight, reference::Matrix) {
         let views: Vec<_> = stored.iter().map(Stored::view).collect();
         (self.cpu.load(&views, Shard::Whole).unwrap(), self.reference.load(&views, Shard::Whole).unwrap())
     }
 }
 
 /// One row a token, all of position 0.
-fn single_rows(random: &mut SmallRng, count: usize, vocabulary: usize) -> Vec<Row> {
+pub(super) fn single_rows(random: &mut SmallRng, count: usize, vocabulary: usize) -> Vec<Row> {
     (0..count)
         .map(|i| Row {
             slot: i as u32,
@@ -66,7 +66,7 @@ fn single_rows(random: &mut SmallRng, count: usize, vocabulary: usize) -> Vec<Ro
         .collect()
 }
 
-const FLAT: KvShape = KvShape { layers: 1, pages: 40, page_size: 1, kv_heads: 1, head_dim: 8 };
+pub(super) const FLAT: KvShape = KvShape { layers: 1, pages: 40, page_size: 1, kv_heads: 1, head_dim: 8 };
 
 #[test]
 fn matrices_of_every_format_and_shape() {
