@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::wide::{Wide, WideKernel};
+use super::wide::{WIDE, Wide, WideKernel};
 
 /// Two registers.
 type Two<T> = [T; 2];
@@ -93,6 +93,91 @@ impl Wide for Avx2 {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         // SAFETY: see above.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn nearest(self, v: Self::F) -> Self::F {
+        // SAFETY: see above.
+        v.map(|v| unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) })
+    }
+    #[inline(always)]
+    fn times_power_of_two(self, a: Self::F, n: Self::F) -> Self::F {
+        // SAFETY: see above. NaN becomes -127 (max gives its second operand), and stays NaN through `a`.
+        let times = |a, n| unsafe {
+            let n = _mm256_cvtps_epi32(_mm256_max_ps(n, _mm256_set1_ps(-127.0)));
+            let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)));
+            _mm256_mul_ps(a, _mm256_castsi256_ps(power))
+        };
+        [times(a[0], n[0]), times(a[1], n[1])]
+    }
+    #[inline(always)]
+    fn largest(self, v: Self::F) -> f32 {
+        // SAFETY: see above. Of each pair NaN gives way to the second operand, at first negative infinity.
+        unsafe {
+            let least = _mm256_set1_ps(f32::NEG_INFINITY);
+            let v = _mm256_max_ps(v[0], _mm256_max_ps(v[1], least));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let v = _mm256_add_ps(v[0], v[1]);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let half = |from: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
+            [half(from), half(from.add(8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize) {
+        for quarter in 0..4 {
+            let (row, word) = (quarter / 2 * 8, quarter % 2 * 8);
+            // SAFETY: see above: eight rows of eight words, a quarter of what is readable and writable.
+            unsafe {
+                let v: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(rows[row + i].add(word).cast()));
+                let low = [0, 2, 4, 6].map(|i| _mm256_unpacklo_ps(v[i], v[i + 1]));
+                let high = [0, 2, 4, 6].map(|i| _mm256_unpackhi_ps(v[i], v[i + 1]));
+                let columns = |a: &[__m256; 4], i: usize| {
+                    [
+                        _mm256_shuffle_ps::<0b01_00_01_00>(a[i], a[i + 1]),
+                        _mm256_shuffle_ps::<0b11_10_11_10>(a[i], a[i + 1]),
+                    ]
+                };
+                let (upper, lower) = ([columns(&low, 0), columns(&high, 0)], [columns(&low, 2), columns(&high, 2)]);
+                for i in 0..4 {
+                    let (a, b) = (upper[i / 2][i % 2], lower[i / 2][i % 2]);
+                    let to = to.add((word + i) * stride + row);
+                    _mm256_storeu_ps(to.cast(), _mm256_permute2f128_ps::<0x20>(a, b));
+                    _mm256_storeu_ps(to.add(4 * stride).cast(), _mm256_permute2f128_ps::<0x31>(a, b));
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn zip(self, a: *const u16, b: *const u16, to: *mut u32) {
+        for at in [0, 8] {
+            // SAFETY: see above: eight pairs.
+            unsafe {
+                let a = _mm256_cvtepu16_epi32(_mm_loadu_si128(a.add(at).cast()));
+                let b = _mm256_cvtepu16_epi32(_mm_loadu_si128(b.add(at).cast()));
+                _mm256_storeu_si256(to.add(at).cast(), _mm256_or_si256(a, _mm256_slli_epi32::<16>(b)));
+            }
+        }
     }
     #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {

@@ -1,7 +1,7 @@
 //! AVX-512 with VNNI: Ice Lake, Sapphire Rapids, Zen 4 and later. BF16's dot product where there is one.
 use std::arch::x86_64::*;
 
-use super::wide::{Wide, WideKernel};
+use super::wide::{WIDE, Wide, WideKernel};
 
 /// The proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C; where `BF16`, AVX512_BF16 too.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +101,88 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn nearest(self, v: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    fn times_power_of_two(self, a: __m512, n: __m512) -> __m512 {
+        // SAFETY: see above. The instruction makes subnormal results; below them, 0.
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        // SAFETY: see above. NaN gives way to the second operand, at first negative infinity.
+        unsafe {
+            let v = _mm512_max_ps(v, _mm512_set1_ps(f32::NEG_INFINITY));
+            let v = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize) {
+        // SAFETY: see above. Pairs of rows, pairs of those, then quarters of registers twice.
+        unsafe {
+            let v: [__m512i; 16] = std::array::from_fn(|i| _mm512_loadu_si512(rows[i].cast()));
+            // pairs[2 i + h]: words 4 q + 2 h and + 1 of rows 2 i and 2 i + 1, of each quarter q.
+            let pairs: [__m512i; 16] = std::array::from_fn(|i| {
+                let (a, b) = (v[i & !1], v[i | 1]);
+                if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
+            });
+            // fours[4 i + w]: word 4 q + w of rows 4 i to 4 i + 3, of each quarter q.
+            let fours: [__m512i; 16] = std::array::from_fn(|i| {
+                let (from, word) = (i & !3, i % 4);
+                let (a, b) = (pairs[from + word / 2], pairs[from + 2 + word / 2]);
+                if word % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+            });
+            for word in 0..4 {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|i| fours[4 * i + word]);
+                let (even_low, odd_low) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+                let (even_high, odd_high) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+                let columns = [
+                    _mm512_shuffle_i32x4::<0x88>(even_low, even_high),
+                    _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high),
+                    _mm512_shuffle_i32x4::<0xdd>(even_low, even_high),
+                    _mm512_shuffle_i32x4::<0xdd>(odd_low, odd_high),
+                ];
+                for (quarter, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_si512(to.add((4 * quarter + word) * stride).cast(), column);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn zip(self, a: *const u16, b: *const u16, to: *mut u32) {
+        // SAFETY: see above.
+        unsafe {
+            let a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(a.cast()));
+            let b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(b.cast()));
+            _mm512_storeu_si512(to.cast(), _mm512_or_si512(a, _mm512_slli_epi32::<16>(b)));
+        }
     }
     #[inline(always)]
     fn splat_i(self, x: i32) -> __m512i {

@@ -5,6 +5,13 @@ use rand::{Rng, SeedableRng};
 use super::super::Level;
 use super::*;
 
+fn kept<S: Wide>(isa: S, v: S::F) -> [f32; WIDE] {
+    let mut out = [0.0; WIDE];
+    // SAFETY: sixteen f32.
+    unsafe { isa.store(v, out.as_mut_ptr()) };
+    out
+}
+
 /// What the operations gave.
 #[derive(Debug, PartialEq)]
 struct Results {
@@ -27,12 +34,7 @@ impl WideKernel for Operations<'_> {
 
     #[inline(always)]
     fn run<S: Wide>(self, isa: S) -> Results {
-        let kept = |v: S::F| {
-            let mut out = [0.0; WIDE];
-            // SAFETY: sixteen f32.
-            unsafe { isa.store(v, out.as_mut_ptr()) };
-            out
-        };
+        let kept = |v: S::F| kept(isa, v);
         let signed: [u8; 64] = self.bytes.map(|b| S::stored_byte(b as i8));
         let sum_x: [i32; WIDE] =
             std::array::from_fn(|i| self.x[4 * i..4 * i + 4].iter().map(|x| i32::from(*x)).sum::<i32>());
@@ -52,6 +54,12 @@ impl WideKernel for Operations<'_> {
                     kept(isa.add(a, b)),
                     kept(isa.mul(a, b)),
                     kept(isa.max(a, b)),
+                    kept(isa.sub(a, b)),
+                    kept(isa.nearest(isa.mul(a, isa.splat(2.5)))),
+                    kept(isa.times_power_of_two(b, isa.nearest(isa.mul(c, isa.splat(40.0))))),
+                    kept(isa.splat(isa.largest(a))),
+                    kept(isa.splat(isa.sum(isa.nearest(isa.mul(b, isa.splat(50.0)))))),
+                    kept(isa.load_i8(self.x.as_ptr())),
                     kept(isa.splat(2.5)),
                     kept(isa.load_f16(self.halves.as_ptr())),
                     kept(isa.load_bf16(self.halves.as_ptr())),
@@ -97,8 +105,8 @@ fn every_set_computes_what_plain_arithmetic_does() {
             (4 * i..4 * i + 4).map(|at| i32::from(u[at] as i8) * i32::from(x[at])).sum()
         };
         for i in 0..WIDE {
-            assert_eq!(expected.exact[6][i], (signed(&small, i) - 3) as f32);
-            assert_eq!(expected.exact[7][i], (signed(&bytes, i) + 5) as f32);
+            assert_eq!(expected.exact[12][i], (signed(&small, i) - 3) as f32);
+            assert_eq!(expected.exact[13][i], (signed(&bytes, i) + 5) as f32);
         }
         for level in Level::all() {
             let got = level.run_wide(operations());
@@ -125,5 +133,90 @@ fn nan_stays_nan_as_bf16() {
     }
     for level in Level::all() {
         assert!(level.run_wide(Nan).iter().all(|b| bf16_to_f32(*b).is_nan()), "{}", level.name());
+    }
+}
+
+#[test]
+fn rows_become_columns_and_pairs_are_zipped() {
+    const STRIDE: usize = 21;
+    struct Turn<'a>(&'a [[u32; WIDE]; WIDE]);
+    impl WideKernel for Turn<'_> {
+        type Out = (Vec<u32>, [u32; WIDE]);
+        #[inline(always)]
+        fn run<S: Wide>(self, isa: S) -> Self::Out {
+            let (mut turned, mut zipped) = (vec![7; WIDE * STRIDE], [0; WIDE]);
+            let rows = self.0.each_ref().map(|row| row.as_ptr());
+            // SAFETY: sixteen rows of sixteen; `turned` has sixteen of STRIDE; a row is 32 halves.
+            unsafe {
+                isa.transpose(&rows, turned.as_mut_ptr(), STRIDE);
+                isa.zip(rows[3].cast(), rows[8].cast(), zipped.as_mut_ptr());
+            }
+            (turned, zipped)
+        }
+    }
+    let mut random = SmallRng::seed_from_u64(1);
+    let rows: [[u32; WIDE]; WIDE] = std::array::from_fn(|_| std::array::from_fn(|_| random.random()));
+    for level in Level::all() {
+        let (turned, zipped) = level.run_wide(Turn(&rows));
+        for (at, word) in turned.iter().enumerate() {
+            let expected = rows.get(at % STRIDE).map_or(7, |row| row[at / STRIDE]);
+            assert_eq!(*word, expected, "{} at {at}", level.name());
+        }
+        for (i, word) in zipped.iter().enumerate() {
+            let half = |row: usize| (rows[row][i / 2] >> (16 * (i % 2))) & 0xffff;
+            assert_eq!(*word, half(3) | (half(8) << 16), "{} at {i}", level.name());
+        }
+    }
+}
+
+/// `2^x` of three degrees.
+struct Powers(f32);
+
+impl WideKernel for Powers {
+    type Out = [f32; 3];
+    #[inline(always)]
+    fn run<S: Wide>(self, isa: S) -> [f32; 3] {
+        let x = isa.splat(self.0);
+        [isa.exp2::<3>(x), isa.exp2::<4>(x), isa.exp2::<5>(x)].map(|v| kept(isa, v)[9])
+    }
+}
+
+#[test]
+fn powers_of_two_are_as_close_as_said() {
+    for level in Level::all() {
+        for i in -125_000..=126_000 {
+            let x = i as f32 * 1e-3;
+            let expected = f64::from(x).exp2();
+            for (got, within) in level.run_wide(Powers(x)).into_iter().zip([1.1e-4, 3e-6, 2.5e-7]) {
+                let error = (f64::from(got) - expected).abs() / expected;
+                assert!(error < within, "{}: 2^{x} is off by {error}", level.name());
+            }
+        }
+        assert_eq!(level.run_wide(Powers(0.0)), [1.0; 3]);
+        for x in [-150.6, -1e4, -1e30, f32::MIN] {
+            assert_eq!(level.run_wide(Powers(x)), [0.0; 3], "{}: {x}", level.name());
+        }
+        assert!(level.run_wide(Powers(f32::NAN)).iter().all(|x| x.is_nan()), "{}", level.name());
+    }
+}
+
+#[test]
+fn nan_is_never_the_largest() {
+    struct Largest([f32; WIDE]);
+    impl WideKernel for Largest {
+        type Out = f32;
+        #[inline(always)]
+        fn run<S: Wide>(self, isa: S) -> f32 {
+            // SAFETY: sixteen f32.
+            isa.largest(unsafe { isa.load(self.0.as_ptr()) })
+        }
+    }
+    for level in Level::all() {
+        for at in 0..WIDE {
+            let mut lanes: [f32; WIDE] = std::array::from_fn(|i| -(i as f32));
+            lanes[at] = f32::NAN;
+            assert_eq!(level.run_wide(Largest(lanes)), if at == 0 { -1.0 } else { 0.0 }, "{}", level.name());
+        }
+        assert_eq!(level.run_wide(Largest([f32::NAN; WIDE])), f32::NEG_INFINITY, "{}", level.name());
     }
 }
