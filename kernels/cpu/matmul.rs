@@ -1,5 +1,8 @@
 //! Matrix times activations: a weight's rows are widened a panel at a time, each once a step, and multiplied with all
 //! tokens while the panel is in the cache. The weight itself stays as the checkpoint stored it.
+#[allow(dead_code)] // until the driver calls it
+mod floats;
+
 use super::simd::{Isa, Kernel, Panel, padded};
 use super::tensor::round;
 use super::workers::{Scratch, Workers};

@@ -243,6 +243,7 @@ impl Wide for Avx2 {
     }
     #[inline(always)]
     fn run<K: WideKernel>(self, kernel: K) -> K::Out {
+        #[inline(never)] // a kernel within a kernel, which many share, is compiled once
         #[target_feature(enable = "avx2,fma,f16c")]
         fn compiled<K: WideKernel>(isa: Avx2, kernel: K) -> K::Out {
             kernel.run(isa)

@@ -245,10 +245,12 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     }
     #[inline(always)]
     fn run<K: WideKernel>(self, kernel: K) -> K::Out {
+        #[inline(never)] // a kernel within a kernel, which many share, is compiled once
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
         fn plain<S: Wide, K: WideKernel>(isa: S, kernel: K) -> K::Out {
             kernel.run(isa)
         }
+        #[inline(never)] // a kernel within a kernel, which many share, is compiled once
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
         fn with_bf16<S: Wide, K: WideKernel>(isa: S, kernel: K) -> K::Out {
             kernel.run(isa)
