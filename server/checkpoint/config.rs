@@ -34,8 +34,10 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Elements a head.
     pub head_dim: usize,
-    /// Width of the MLP.
+    /// Width of the MLP; in a mixture of experts, of the layers that have none.
     pub intermediate_size: usize,
+    /// The mixture of experts, where the model is one.
+    pub experts: Option<ExpertsConfig>,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Longest sequence, in tokens (`max_position_embeddings`, `context_length`).
@@ -63,6 +65,21 @@ pub struct ModelConfig {
     pub activation: HiddenActivation,
     /// `torch_dtype`/`dtype`; for GGUF the type of most weight bytes.
     pub dtype: Option<DType>,
+}
+
+/// A mixture of experts. Checked: `1 <= per_token <= count`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsConfig {
+    /// Experts of a sparse layer (`num_experts`, in transformers 5 `num_local_experts`; `expert_count`).
+    pub count: usize,
+    /// Experts that a token goes through (`num_experts_per_tok`, `expert_used_count`).
+    pub per_token: usize,
+    /// Width of an expert's MLP (`moe_intermediate_size`, `expert_feed_forward_length`).
+    pub intermediate_size: usize,
+    /// The weights of a token's experts are made to sum to 1 (`norm_topk_prob`, `expert_weights_norm`).
+    pub normalise: bool,
+    /// Which layers have experts, by `decoder_sparse_step` and `mlp_only_layers`; as long as `layers`.
+    pub sparse_layers: Vec<bool>,
 }
 
 /// Rotary embedding, wherever the file states it.

@@ -25,7 +25,7 @@ pub(crate) fn has(config: &ModelConfig, name: &str) -> bool {
     let Some(name) = name.strip_prefix(config.tensor_prefix.as_str()) else { return false };
     if let Some(rest) = name.strip_prefix("model.layers.") {
         let Some((layer, part)) = rest.split_once('.') else { return false };
-        return layer.parse::<usize>().is_ok_and(|layer| layer < config.layers) && layer_has(config, part);
+        return layer.parse().is_ok_and(|layer| layer < config.layers && layer_has(config, layer, part));
     }
     match name {
         "model.embed_tokens.weight" | "model.norm.weight" => true,
@@ -34,7 +34,12 @@ pub(crate) fn has(config: &ModelConfig, name: &str) -> bool {
     }
 }
 
-fn layer_has(config: &ModelConfig, part: &str) -> bool {
+fn layer_has(config: &ModelConfig, layer: usize, part: &str) -> bool {
+    if let Some(experts) = config.experts.as_ref().filter(|experts| experts.sparse_layers[layer])
+        && let Some(part) = part.strip_prefix("mlp.")
+    {
+        return mixture_has(experts.count, part);
+    }
     match part {
         "input_layernorm.weight" | "post_attention_layernorm.weight" => true,
         "self_attn.q_norm.weight" | "self_attn.k_norm.weight" => config.architecture.starts_with("Qwen3"),
@@ -56,12 +61,29 @@ fn layer_has(config: &ModelConfig, part: &str) -> bool {
     }
 }
 
+/// The router, and each expert's matrices: the form that files have, not transformers 5's stacked one.
+fn mixture_has(count: usize, part: &str) -> bool {
+    let Some((expert, matrix)) = part.strip_prefix("experts.").and_then(|rest| rest.split_once('.')) else {
+        return part == "gate.weight";
+    };
+    expert.parse::<usize>().is_ok_and(|expert| expert < count)
+        && matches!(matrix, "gate_proj.weight" | "up_proj.weight" | "down_proj.weight")
+}
+
 /// Bytes of all matrices; vectors are not worth counting.
 pub(crate) fn bytes(config: &ModelConfig) -> u64 {
     let ModelConfig { hidden_size, heads, kv_heads, head_dim, intermediate_size, vocab_size, .. } = *config;
-    let layer = 2 * (heads + kv_heads) * head_dim * hidden_size + 3 * intermediate_size * hidden_size;
+    let attention = 2 * (heads + kv_heads) * head_dim * hidden_size;
+    let (sparse, mixture) = match &config.experts {
+        Some(experts) => {
+            let sparse = experts.sparse_layers.iter().filter(|sparse| **sparse).count();
+            (sparse, experts.count * (1 + 3 * experts.intermediate_size) * hidden_size)
+        }
+        None => (0, 0),
+    };
+    let mlps = (config.layers - sparse) * 3 * intermediate_size * hidden_size + sparse * mixture;
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let elements = config.layers * layer + tables * vocab_size * hidden_size; // bounded: see limits.rs
+    let elements = config.layers * attention + mlps + tables * vocab_size * hidden_size; // bounded: see limits.rs
     (elements * dtype(config).block_bytes()) as u64
 }
 
@@ -139,6 +161,7 @@ fn mix(mut z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ExpertsConfig;
     use crate::testing::tiny_config;
 
     #[test]
@@ -205,6 +228,28 @@ mod tests {
         let nested = ModelConfig { tensor_prefix: "language_model.".into(), mlp_bias: true, ..tiny_config() };
         assert!(has(&nested, "language_model.model.layers.0.mlp.up_proj.bias"));
         assert!(!has(&nested, "model.norm.weight"));
+    }
+
+    #[test]
+    fn a_mixture_has_its_experts_where_layers_are_sparse() {
+        let sparse_layers = vec![false, true];
+        let experts = ExpertsConfig { count: 3, per_token: 2, intermediate_size: 5, normalise: true, sparse_layers };
+        let config = ModelConfig { experts: Some(experts), ..tiny_config() };
+        for name in ["0.mlp.up_proj.weight", "1.mlp.gate.weight", "1.mlp.experts.2.down_proj.weight"] {
+            assert!(has(&config, &format!("model.layers.{name}")), "{name}");
+        }
+        for name in [
+            "0.mlp.gate.weight",
+            "0.mlp.experts.0.up_proj.weight",
+            "1.mlp.up_proj.weight",
+            "1.mlp.experts.3.up_proj.weight",
+            "1.mlp.experts.0.gate.weight",
+            "1.mlp.experts.gate_up_proj",
+        ] {
+            assert!(!has(&config, &format!("model.layers.{name}")), "{name}");
+        }
+        // One layer's MLP of 16 became a router and three experts of 5.
+        assert_eq!(bytes(&config), bytes(&tiny_config()) + 2 * 8 * (3 * (1 + 3 * 5) - 3 * 16));
     }
 
     #[test]

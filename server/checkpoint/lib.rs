@@ -28,7 +28,7 @@ mod tensor;
 mod testing;
 mod tokenizer;
 
-pub use config::{Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
+pub use config::{ExpertsConfig, Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
 pub use error::CheckpointError;
 pub use find::{FindError, FindOptions, Found, Hub, cache_folder, find, find_dataset_file, name_of};
 pub use open::{Checkpoint, OpenOptions};

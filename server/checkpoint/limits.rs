@@ -1,7 +1,7 @@
 //! Bounds on a config's numbers: far above any model there is, low enough that products of them do not overflow.
 //!
-//! `layers * (4 * heads * head_dim * hidden + 3 * hidden * intermediate) + 2 * vocab * hidden < 2^50` elements, and the
-//! K/V of one whole context is below 2^58 bytes.
+//! `layers * (4 * heads * head_dim * hidden + 3 * hidden * intermediate) + 2 * vocab * hidden < 2^50` elements, experts take
+//! `layers * experts * 3 * hidden * intermediate < 2^59` and the K/V of one whole context is below 2^58 bytes.
 use std::path::Path;
 
 use crate::config::ModelConfig;
@@ -12,6 +12,7 @@ pub(crate) const MAX_LAYERS: usize = 1 << 10;
 pub(crate) const MAX_HEADS: usize = 1 << 10;
 pub(crate) const MAX_HEAD_DIM: usize = 1 << 10;
 pub(crate) const MAX_INTERMEDIATE: usize = 1 << 20;
+pub(crate) const MAX_EXPERTS: usize = 1 << 10;
 pub(crate) const MAX_VOCAB: usize = 1 << 21;
 pub(crate) const MAX_CONTEXT: usize = 1 << 24;
 
@@ -21,6 +22,20 @@ pub(crate) struct Names<'a> {
     pub(crate) kv_heads: &'a str,
     pub(crate) head_dim: &'a str,
     pub(crate) rope_dim: &'a str,
+}
+
+/// A token goes through at most all experts; `names` are what the file calls how many it goes through, and how many there are.
+pub(crate) fn check_experts(
+    path: &Path,
+    per_token: usize,
+    count: usize,
+    names: [&str; 2],
+) -> Result<(), CheckpointError> {
+    if per_token > count {
+        let why = format!("{per_token} experts a token must be at most {} ({count})", names[1]);
+        return Err(CheckpointError::field(path, names[0], why));
+    }
+    Ok(())
 }
 
 /// What must hold between the numbers of heads, whichever format stated them.

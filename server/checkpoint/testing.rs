@@ -17,6 +17,7 @@ pub(crate) fn tiny_config() -> ModelConfig {
         kv_heads: 1,
         head_dim: 4,
         intermediate_size: 16,
+        experts: None,
         vocab_size: 32,
         context: 64,
         rms_norm_eps: 1e-6,
@@ -149,16 +150,22 @@ impl GgufWriter {
 
 /// A llama of the tiny config's numbers, with a tokenizer of three tokens and two tensors.
 pub(crate) fn tiny_gguf() -> GgufWriter {
+    tiny_gguf_of("llama")
+}
+
+/// The same as another architecture's.
+pub(crate) fn tiny_gguf_of(architecture: &str) -> GgufWriter {
+    let key = |name: &str| format!("{architecture}.{name}");
     GgufWriter::default()
-        .text("general.architecture", "llama")
-        .u32("llama.embedding_length", 32)
-        .u32("llama.block_count", 2)
-        .u32("llama.feed_forward_length", 16)
-        .u32("llama.attention.head_count", 8)
-        .u32("llama.attention.head_count_kv", 2)
-        .u32("llama.context_length", 64)
-        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-        .f32("llama.rope.freq_base", 100_000.0)
+        .text("general.architecture", architecture)
+        .u32(&key("embedding_length"), 32)
+        .u32(&key("block_count"), 2)
+        .u32(&key("feed_forward_length"), 16)
+        .u32(&key("attention.head_count"), 8)
+        .u32(&key("attention.head_count_kv"), 2)
+        .u32(&key("context_length"), 64)
+        .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
+        .f32(&key("rope.freq_base"), 100_000.0)
         .text("tokenizer.ggml.model", "gpt2")
         .text("tokenizer.ggml.pre", "smollm")
         .texts("tokenizer.ggml.tokens", &["<|end|>", "a", "b"])

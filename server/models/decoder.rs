@@ -2,11 +2,11 @@
 //!
 //! Does not know batches: which tokens, pages and rows a step has is staged in the device before `forward` runs.
 use minisgl_checkpoint::Checkpoint;
-use minisgl_kernels::{Attend, Device, DeviceError, Norm, RopeStore, Shard};
+use minisgl_kernels::{Attend, Device, DeviceError, Moe, Norm, RopeStore, Shard};
 
 use super::names::Names;
 use super::spec::{DecoderSpec, ModelError, Rank};
-use super::weights::{Layer, Loader};
+use super::weights::{Layer, Loader, Mlp};
 
 /// A model on a device: its weights. Activations are apart, so that a pass borrows the one and changes the other.
 pub struct Decoder<D: Device> {
@@ -31,6 +31,12 @@ pub struct Activations<D: Device> {
     qkv: D::Tensor,
     /// `heads * head_dim`
     attention: D::Tensor,
+    dense: Option<Dense<D>>,
+    moe: Option<D::MoeScratch>,
+}
+
+/// Those of the layers that have an MLP, where any has.
+struct Dense<D: Device> {
     /// `2 * intermediate`
     gate_up: D::Tensor,
     /// `intermediate`
@@ -44,8 +50,14 @@ impl<D: Device> Activations<D> {
             residual: device.tensor(spec.hidden_size)?,
             qkv: device.tensor(spec.qkv_width())?,
             attention: device.tensor(spec.heads * spec.head_dim)?,
-            gate_up: device.tensor(2 * spec.intermediate_size)?,
-            mlp: device.tensor(spec.intermediate_size)?,
+            dense: match spec.has_dense_layers() {
+                true => Some(Dense {
+                    gate_up: device.tensor(2 * spec.intermediate_size)?,
+                    mlp: device.tensor(spec.intermediate_size)?,
+                }),
+                false => None,
+            },
+            moe: spec.moe_shape().map(|shape| device.moe_scratch(shape)).transpose()?,
         })
     }
 }
@@ -92,11 +104,27 @@ impl<D: Device> Decoder<D> {
             device.attend(&x.qkv, &self.attend(i), &mut x.attention);
             device.matmul_reduce_add(&x.attention, &layer.o, layer.o_bias.as_ref(), &mut x.residual);
 
-            device.norm_matmul(&x.residual, &self.rms(&layer.mlp_norm), &layer.gate_up, &mut x.gate_up);
-            device.gated(&x.gate_up, layer.gate_up_bias.as_ref(), self.spec.activation, &mut x.mlp);
-            device.matmul_reduce_add(&x.mlp, &layer.down, layer.down_bias.as_ref(), &mut x.residual);
+            self.mlp(device, layer, x);
         }
         device.logits(&x.residual, &self.rms(&self.norm), self.head.as_ref().unwrap_or(&self.embedding));
+    }
+
+    fn mlp(&self, device: &mut D, layer: &Layer<D>, x: &mut Activations<D>) {
+        let (norm, act) = (self.rms(&layer.mlp_norm), self.spec.activation);
+        match &layer.mlp {
+            Mlp::Dense { gate_up, gate_up_bias, down, down_bias } => {
+                let dense = x.dense.as_mut().expect("the spec has dense layers");
+                device.norm_matmul(&x.residual, &norm, gate_up, &mut dense.gate_up);
+                device.gated(&dense.gate_up, gate_up_bias.as_ref(), act, &mut dense.mlp);
+                device.matmul_reduce_add(&dense.mlp, down, down_bias.as_ref(), &mut x.residual);
+            }
+            Mlp::Mixture { router, gate_up, down } => {
+                let moe = self.spec.moe.as_ref().expect("the spec has mixtures");
+                let (per_token, normalise) = (moe.per_token, moe.normalise);
+                let op = Moe { norm, router, gate_up, down, per_token, normalise, act };
+                device.moe(&op, x.moe.as_mut().expect("the spec has mixtures"), &mut x.residual);
+            }
+        }
     }
 
     fn rms<'a>(&self, weight: &'a D::Vector) -> Norm<'a, D::Vector> {

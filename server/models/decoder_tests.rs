@@ -108,9 +108,15 @@ impl Device for Tape {
     }
 }
 
+fn open(model: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(model);
+    let gguf = folder.join("model.gguf");
+    let path = if gguf.exists() { gguf } else { folder };
+    Checkpoint::open(&path, OpenOptions { dummy_weights: false, weights: true }).unwrap()
+}
+
 fn load(model: &str, rank: Rank) -> (Tape, Decoder<Tape>) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(model);
-    let checkpoint = Checkpoint::open(&path, OpenOptions { dummy_weights: false, weights: true }).unwrap();
+    let checkpoint = open(model);
     let mut tape = Tape::default();
     let decoder = Decoder::load(&mut tape, &checkpoint, rank, &mut |_, _| {}).unwrap();
     (tape, decoder)
@@ -142,6 +148,51 @@ fn the_pass_in_operations() {
     expected.extend(layer(1));
     expected.push("logits 64 norm embed_tokens".to_owned()); // tied
     assert_eq!(tape.ops, expected);
+}
+
+#[test]
+fn a_mixture_takes_the_mlp_s_place_in_sparse_layers() {
+    let (mut tape, decoder) = load("qwen3-moe", Rank::SOLE);
+    let mut x = Activations::new(&mut tape, decoder.spec()).unwrap();
+    decoder.forward(&mut tape, &mut x);
+    let experts = |i: usize, parts: &[&str]| {
+        let expert = |e| parts.iter().map(move |part| format!("layers.{i}.mlp.experts.{e}.{part}_proj"));
+        let experts: Vec<String> = (0..8).map(|e| expert(e).collect::<Vec<_>>().join("+")).collect();
+        format!("[{}]", experts.join(", "))
+    };
+    let mixture = |i| {
+        let (norm, router) = (format!("layers.{i}.post_attention_layernorm"), format!("layers.{i}.mlp.gate"));
+        let (gate_up, down) = (experts(i, &["gate", "up"]), experts(i, &["down"]));
+        format!("moe {norm} {router} 3 true {gate_up} Silu {down} -> 64")
+    };
+    let mlps: Vec<&String> = tape.ops.iter().filter(|op| op.contains("moe") || op.contains("mlp")).collect();
+    assert_eq!((mlps.len(), mlps[0], mlps[3]), (4, &mixture(0), &mixture(2)));
+    assert!(mlps[1].starts_with("norm_matmul 64 layers.1.post_attention_layernorm layers.1.mlp.gate_proj"));
+}
+
+#[test]
+fn a_rank_has_columns_of_every_expert() {
+    let (tape, decoder) = load("qwen3-moe-stacked", Rank { rank: 0, of: 1 });
+    assert_eq!(decoder.spec().moe_shape().unwrap().inner, 24);
+    // Gate and up are cut out of one tensor: its name stands twice for each expert.
+    let both = ["layers.1.mlp.experts.gate_up_proj+layers.1.mlp.experts.gate_up_proj"; 5].join(", ");
+    assert!(tape.loads.contains(&format!("[{both}] Whole")), "{:?}", tape.loads);
+
+    let checkpoint = open("gguf-qwen3moe");
+    let rank = Rank { rank: 1, of: 2 };
+    // One K/V head cannot be shared; the experts can.
+    assert!(Decoder::load(&mut Tape::default(), &checkpoint, rank, &mut |_, _| {}).is_err());
+    let (mut tape, whole) = (Tape::default(), DecoderSpec::of(&checkpoint).unwrap());
+    let names = Names::of(checkpoint.config());
+    let mut loader = Loader { device: &mut tape, checkpoint: &checkpoint, names, rank, spec: &whole };
+    loader.mixture(0, whole.moe_shape().unwrap()).map(|_| ()).unwrap();
+    let of_each = |name: &str| format!("[{}]", [name; 6].join(", "));
+    let expected = [
+        "blk.0.ffn_gate_inp Whole".to_owned(),
+        format!("{} Rows {{ rank: 1, of: 2 }}", of_each("blk.0.ffn_gate_exps+blk.0.ffn_up_exps")),
+        format!("{} Columns {{ rank: 1, of: 2 }}", of_each("blk.0.ffn_down_exps")),
+    ];
+    assert_eq!(tape.loads, expected);
 }
 
 /// What lets a device capture the pass once and replay it: it is the same launches on the same buffers, whatever the step.

@@ -19,6 +19,29 @@ pub enum Part {
     Gate,
     Up,
     Down,
+    Router,
+}
+
+/// A matrix of a mixture's experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the usual names
+pub enum ExpertMatrix {
+    Gate,
+    Up,
+    /// Both, gate first.
+    GateUp,
+    Down,
+}
+
+impl ExpertMatrix {
+    fn hugging_face(self) -> &'static str {
+        match self {
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::GateUp => "gate_up_proj",
+            Self::Down => "down_proj",
+        }
+    }
 }
 
 /// A checkpoint's way to name tensors.
@@ -62,6 +85,32 @@ impl Names {
         self.inside(layer, part, "bias")
     }
 
+    /// One expert's matrix, in the form that has a tensor for each: Hugging Face's files, not GGUF's.
+    pub fn expert(&self, layer: usize, expert: usize, matrix: ExpertMatrix) -> Option<String> {
+        let matrix = matrix.hugging_face();
+        let name = || format!("{}model.layers.{layer}.mlp.experts.{expert}.{matrix}.weight", self.prefix);
+        (self.format == Format::HuggingFace).then(name)
+    }
+
+    /// All experts' matrices as one tensor, `[experts, rows, columns]`: GGUF's form, and that of transformers 5's own
+    /// computation.
+    pub fn experts(&self, layer: usize, matrix: ExpertMatrix) -> String {
+        match self.format {
+            Format::HuggingFace => {
+                format!("{}model.layers.{layer}.mlp.experts.{}", self.prefix, matrix.hugging_face())
+            }
+            Format::Gguf => {
+                let matrix = match matrix {
+                    ExpertMatrix::Gate => "ffn_gate_exps",
+                    ExpertMatrix::Up => "ffn_up_exps",
+                    ExpertMatrix::GateUp => "ffn_gate_up_exps",
+                    ExpertMatrix::Down => "ffn_down_exps",
+                };
+                format!("blk.{layer}.{matrix}.weight")
+            }
+        }
+    }
+
     fn outside(&self, hugging_face: &str, gguf: &str) -> String {
         match self.format {
             Format::HuggingFace => format!("{}{hugging_face}", self.prefix),
@@ -84,6 +133,7 @@ impl Names {
                     Part::Gate => "mlp.gate_proj",
                     Part::Up => "mlp.up_proj",
                     Part::Down => "mlp.down_proj",
+                    Part::Router => "mlp.gate",
                 };
                 format!("{}model.layers.{layer}.{part}.{kind}", self.prefix)
             }
@@ -100,6 +150,7 @@ impl Names {
                     Part::Gate => "ffn_gate",
                     Part::Up => "ffn_up",
                     Part::Down => "ffn_down",
+                    Part::Router => "ffn_gate_inp",
                 };
                 format!("blk.{layer}.{part}.{kind}")
             }

@@ -3,11 +3,11 @@
 //! Owns the list of architectures. Does not know tensors or devices.
 use minisgl_checkpoint::config::Format;
 use minisgl_checkpoint::{Checkpoint, CheckpointError, HiddenActivation, ModelConfig};
-use minisgl_kernels::{Activation, DeviceError, KvShape, Shard};
+use minisgl_kernels::{Activation, DeviceError, KvShape, MoeShape, Shard};
 
 use super::names::{Names, Part};
 use super::rope::{Rope, rope_factors};
-use super::{llama, mistral, qwen2, qwen3};
+use super::{llama, mistral, qwen2, qwen3, qwen3_moe};
 
 /// A decoder-only transformer: what varies between architectures is a field here, not code.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,8 @@ pub struct DecoderSpec {
     pub head_dim: usize,
     /// Width of the MLP.
     pub intermediate_size: usize,
+    /// Which layers have a mixture of experts in place of the MLP, and what it is like.
+    pub moe: Option<Moe>,
     /// Rows of the embedding, and logits a position.
     pub vocab_size: usize,
     /// The longest sequence that the model was made for, in tokens.
@@ -46,6 +48,21 @@ pub struct DecoderSpec {
     pub attention_scale: f32,
     /// The output matrix is the embedding's.
     pub tied: bool,
+}
+
+/// A mixture of experts, the same in every layer that has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moe {
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Experts that a token goes through.
+    pub per_token: usize,
+    /// Width of an expert's MLP.
+    pub intermediate_size: usize,
+    /// The weights of a token's experts are made to sum to 1.
+    pub normalise: bool,
+    /// A decoder layer each: whether it is such a mixture.
+    pub layers: Vec<bool>,
 }
 
 /// This model cannot be run.
@@ -88,15 +105,17 @@ impl Rank {
 
 /// Every architecture: where its config comes from, what it is called there, and what reads it.
 type Build = fn(&ModelConfig) -> Result<DecoderSpec, ModelError>;
-const ARCHITECTURES: [(Format, &str, Build); 8] = [
+const ARCHITECTURES: [(Format, &str, Build); 10] = [
     (Format::HuggingFace, "LlamaForCausalLM", llama::spec),
     (Format::HuggingFace, "MistralForCausalLM", mistral::spec),
     (Format::HuggingFace, "Mistral3ForConditionalGeneration", mistral::spec),
     (Format::HuggingFace, "Qwen2ForCausalLM", qwen2::spec),
     (Format::HuggingFace, "Qwen3ForCausalLM", qwen3::spec),
+    (Format::HuggingFace, "Qwen3MoeForCausalLM", qwen3_moe::spec),
     (Format::Gguf, "llama", llama::spec),
     (Format::Gguf, "qwen2", qwen2::spec),
     (Format::Gguf, "qwen3", qwen3::spec),
+    (Format::Gguf, "qwen3moe", qwen3_moe::spec),
 ];
 
 fn supported() -> String {
@@ -148,6 +167,7 @@ impl DecoderSpec {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             intermediate_size: config.intermediate_size,
+            moe: None,
             vocab_size: config.vocab_size,
             context: config.context,
             rms_norm_eps: config.rms_norm_eps,
@@ -176,10 +196,23 @@ impl DecoderSpec {
                 Err(ModelError::Config(format!("{n} {what} cannot be shared by {} ranks", rank.of)))
             }
         };
+        // A width that no layer has need not be shared.
+        let intermediate_size = match self.has_dense_layers() {
+            true => share("MLP columns", self.intermediate_size)?,
+            false => self.intermediate_size,
+        };
+        let moe = match &self.moe {
+            Some(moe) => {
+                let intermediate_size = share("columns of an expert", moe.intermediate_size)?;
+                Some(Moe { intermediate_size, ..moe.clone() })
+            }
+            None => None,
+        };
         Ok(Self {
             heads: share("query heads", self.heads)?,
             kv_heads: share("K/V heads", self.kv_heads)?,
-            intermediate_size: share("MLP columns", self.intermediate_size)?,
+            intermediate_size,
+            moe,
             ..self.clone()
         })
     }
@@ -187,6 +220,23 @@ impl DecoderSpec {
     /// Decoder layers.
     pub fn layers(&self) -> usize {
         self.windows.len()
+    }
+
+    /// The layer's mixture of experts, where it is one.
+    pub fn moe_of(&self, layer: usize) -> Option<&Moe> {
+        self.moe.as_ref().filter(|moe| moe.layers[layer])
+    }
+
+    /// Whether a layer has an MLP.
+    pub fn has_dense_layers(&self) -> bool {
+        (0..self.layers()).any(|layer| self.moe_of(layer).is_none())
+    }
+
+    /// The mixtures' shape, where a layer has one.
+    pub fn moe_shape(&self) -> Option<MoeShape> {
+        let moe = self.moe.as_ref().filter(|moe| moe.layers.contains(&true))?;
+        let Moe { experts, per_token, intermediate_size: inner, .. } = *moe;
+        Some(MoeShape { experts, per_token, width: self.hidden_size, inner })
     }
 
     /// Width of a row of q, k and v together.
@@ -199,9 +249,12 @@ impl DecoderSpec {
         KvShape { layers: self.layers(), pages, page_size, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
 
-    /// Elements of all activations a token, as [`Activations`](super::Activations) holds them.
+    /// Elements of all activations a token, as [`Activations`](super::Activations) holds them. A mixture keeps its
+    /// probabilities, and for each of a token's experts the input (later the output), gate, up, and what they make.
     pub fn activation_width(&self) -> usize {
-        self.hidden_size + self.qkv_width() + self.heads * self.head_dim + 3 * self.intermediate_size
+        let dense = if self.has_dense_layers() { 3 * self.intermediate_size } else { 0 };
+        let mixture = self.moe_shape().map_or(0, |moe| moe.experts + moe.per_token * (moe.width + 3 * moe.inner));
+        self.hidden_size + self.qkv_width() + self.heads * self.head_dim + dense + mixture
     }
 }
 

@@ -1,5 +1,5 @@
 //! Configs into specs, architecture by architecture. The goldens in tests/ hold what the specs then compute.
-use minisgl_checkpoint::{RopeConfig, RopeScaling};
+use minisgl_checkpoint::{ExpertsConfig, RopeConfig, RopeScaling};
 use minisgl_kernels::RopeLayout;
 
 use super::*;
@@ -15,6 +15,7 @@ pub(crate) fn config(format: Format, architecture: &str) -> ModelConfig {
         kv_heads: 2,
         head_dim: 32,
         intermediate_size: 96,
+        experts: None,
         vocab_size: 128,
         context: 256,
         rms_norm_eps: 1e-5,
@@ -89,11 +90,58 @@ fn mistral_has_one_window_for_all_layers() {
     }
 }
 
+/// A mixture of 8 experts of width 16, 3 a token, in the layers given.
+fn mixture(sparse_layers: [bool; 3]) -> ModelConfig {
+    let sparse_layers = sparse_layers.to_vec();
+    let experts = ExpertsConfig { count: 8, per_token: 3, intermediate_size: 16, normalise: true, sparse_layers };
+    ModelConfig { experts: Some(experts), ..config(Format::HuggingFace, "Qwen3MoeForCausalLM") }
+}
+
+#[test]
+fn qwen3_moe_mixes_in_its_sparse_layers() {
+    let some = of(&mixture([true, false, true]));
+    assert_eq!([0, 1, 2].map(|layer| some.moe_of(layer).is_some()), [true, false, true]);
+    assert_eq!(some.moe_shape(), Some(MoeShape { experts: 8, per_token: 3, width: 64, inner: 16 }));
+    assert!(some.has_dense_layers() && some.qk_norm && !some.qkv_bias);
+    let base = 64 + some.qkv_width() + 4 * 32;
+    assert_eq!(some.activation_width(), base + 3 * 96 + 8 + 3 * (64 + 3 * 16));
+    // No layer of a kind: nothing of its widths.
+    let all = of(&mixture([true; 3]));
+    assert_eq!(all.activation_width(), base + 8 + 3 * (64 + 3 * 16));
+    let none = of(&mixture([false; 3]));
+    assert_eq!((none.moe_shape(), none.activation_width()), (None, base + 3 * 96));
+    assert_eq!(of(&config(Format::HuggingFace, "Qwen3ForCausalLM")).activation_width(), base + 3 * 96);
+
+    let mut slides = mixture([true; 3]);
+    (slides.sliding_window, slides.max_window_layers) = (Some(16), Some(1));
+    assert_eq!(of(&slides).windows, [None; 3]);
+    slides.use_sliding_window = Some(true);
+    assert_eq!(of(&slides).windows, [Some(16); 3], "in every layer, unlike Qwen3");
+
+    let without = config(Format::HuggingFace, "Qwen3MoeForCausalLM");
+    assert!(DecoderSpec::from_config(&without).unwrap_err().to_string().contains("without experts"));
+}
+
+#[test]
+fn ranks_share_the_columns_of_every_expert() {
+    let rank = Rank { rank: 1, of: 2 };
+    let part = of(&mixture([true, false, true])).of_rank(rank).unwrap();
+    assert_eq!((part.intermediate_size, part.moe_shape().unwrap().inner), (48, 8));
+    let mut odd = mixture([true; 3]);
+    odd.experts.as_mut().unwrap().intermediate_size = 15;
+    assert!(of(&odd).of_rank(rank).unwrap_err().to_string().contains("15 columns of an expert"));
+    // Nobody has the MLP of the config: it need not be shared.
+    odd.experts.as_mut().unwrap().intermediate_size = 16;
+    odd.intermediate_size = 97;
+    assert_eq!(of(&odd).of_rank(rank).unwrap().intermediate_size, 97);
+}
+
 #[test]
 fn what_cannot_run_is_said() {
     let said = |config: &ModelConfig| DecoderSpec::from_config(config).unwrap_err().to_string();
     let unknown = said(&config(Format::HuggingFace, "GemmaForCausalLM"));
-    for word in ["GemmaForCausalLM", "LlamaForCausalLM", "Qwen3ForCausalLM", "GGUF"] {
+    for word in ["GemmaForCausalLM", "LlamaForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "qwen3moe", "GGUF"]
+    {
         assert!(unknown.contains(word), "{unknown}");
     }
     // A name of one format is none of the other's.

@@ -23,14 +23,31 @@ pub(super) struct Layer<D: Device> {
     pub(super) o_bias: Option<D::Vector>,
     /// `[hidden]`
     pub(super) mlp_norm: D::Vector,
-    /// `[2 * intermediate, hidden]`: gate, up
-    pub(super) gate_up: D::Weight,
-    /// `[2 * intermediate]`
-    pub(super) gate_up_bias: Option<D::Vector>,
-    /// `[hidden, intermediate]`
-    pub(super) down: D::Weight,
-    /// `[hidden]`
-    pub(super) down_bias: Option<D::Vector>,
+    pub(super) mlp: Mlp<D>,
+}
+
+/// What follows attention.
+pub(super) enum Mlp<D: Device> {
+    /// One for all tokens.
+    Dense {
+        /// `[2 * intermediate, hidden]`: gate, up
+        gate_up: D::Weight,
+        /// `[2 * intermediate]`
+        gate_up_bias: Option<D::Vector>,
+        /// `[hidden, intermediate]`
+        down: D::Weight,
+        /// `[hidden]`
+        down_bias: Option<D::Vector>,
+    },
+    /// Experts, of which each token goes through some.
+    Mixture {
+        /// `[experts, hidden]`
+        router: D::Weight,
+        /// `[2 * inner, hidden]` each: gate, up
+        gate_up: D::Experts,
+        /// `[hidden, inner]` each
+        down: D::Experts,
+    },
 }
 
 /// Where weights come from and go to.
@@ -47,11 +64,10 @@ impl<D: Device> Loader<'_, D> {
     /// Layer `i`.
     pub(super) fn layer(&mut self, i: usize) -> Result<Layer<D>, ModelError> {
         let spec = self.spec;
-        let (hidden, inter, head_dim) = (spec.hidden_size, spec.intermediate_size, spec.head_dim);
+        let (hidden, head_dim) = (spec.hidden_size, spec.head_dim);
         let (q, kv) = (spec.heads * head_dim, spec.kv_heads * head_dim);
         let (rows, columns) = (self.rank.rows(), self.rank.columns());
         let qkv = [(Part::Q, q), (Part::K, kv), (Part::V, kv)];
-        let gate_up = [(Part::Gate, inter), (Part::Up, inter)];
         Ok(Layer {
             attention_norm: self.norm(i, Part::AttentionNorm, hidden)?,
             qkv: self.matrices(i, &qkv, hidden, rows)?,
@@ -63,11 +79,28 @@ impl<D: Device> Loader<'_, D> {
             o: self.matrices(i, &[(Part::O, hidden)], q, columns)?,
             o_bias: self.biases(spec.o_bias, i, &[(Part::O, hidden)], Shard::Whole)?,
             mlp_norm: self.norm(i, Part::MlpNorm, hidden)?,
-            gate_up: self.matrices(i, &gate_up, hidden, rows)?,
-            gate_up_bias: self.biases(spec.mlp_bias, i, &gate_up, rows)?,
-            down: self.matrices(i, &[(Part::Down, hidden)], inter, columns)?,
-            down_bias: self.biases(spec.mlp_bias, i, &[(Part::Down, hidden)], Shard::Whole)?,
+            mlp: match spec.moe_shape().filter(|_| spec.moe_of(i).is_some()) {
+                Some(shape) => self.mixture(i, shape)?,
+                None => self.dense(i)?,
+            },
         })
+    }
+
+    fn dense(&mut self, i: usize) -> Result<Mlp<D>, ModelError> {
+        let (hidden, inter) = (self.spec.hidden_size, self.spec.intermediate_size);
+        let (rows, columns, biased) = (self.rank.rows(), self.rank.columns(), self.spec.mlp_bias);
+        let gate_up = [(Part::Gate, inter), (Part::Up, inter)];
+        Ok(Mlp::Dense {
+            gate_up: self.matrices(i, &gate_up, hidden, rows)?,
+            gate_up_bias: self.biases(biased, i, &gate_up, rows)?,
+            down: self.matrices(i, &[(Part::Down, hidden)], inter, columns)?,
+            down_bias: self.biases(biased, i, &[(Part::Down, hidden)], Shard::Whole)?,
+        })
+    }
+
+    /// A mixture's router, `[experts, hidden]`.
+    pub(super) fn router(&mut self, layer: usize, [experts, hidden]: [usize; 2]) -> Result<D::Weight, ModelError> {
+        self.matrices(layer, &[(Part::Router, experts)], hidden, Shard::Whole)
     }
 
     /// A matrix outside the layers, `[vocabulary, hidden]`.

@@ -1,15 +1,19 @@
-//! GGUF metadata as a [`ModelConfig`]: the keys of the architectures llama, qwen2 and qwen3.
+//! GGUF metadata as a [`ModelConfig`]: the keys of the architectures llama, qwen2, qwen3 and qwen3moe.
 use std::collections::HashMap;
 
 use minisgl_kernels::DType;
 
 use super::value::Metadata;
 use super::{Entry, Stored};
-use crate::config::{Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
+use crate::config::{ExpertsConfig, Format, GenerationConfig, HiddenActivation, ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{CheckpointError, quoted};
-use crate::limits::{self, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_VOCAB};
+use crate::limits::{
+    self, MAX_CONTEXT, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_VOCAB,
+};
 
-const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+const ARCHITECTURES: [&str; 4] = ["llama", "qwen2", "qwen3", MIXTURE];
+/// The one that is a mixture of experts.
+const MIXTURE: &str = "qwen3moe";
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -45,9 +49,6 @@ pub(super) fn model_config(
     tensors: &HashMap<String, Entry>,
 ) -> Result<ModelConfig, CheckpointError> {
     let keys = Keys { metadata, architecture: architecture(metadata)? };
-    if keys.size("expert_count", usize::MAX).ok().flatten().is_some() {
-        return Err(metadata.error(&keys.key("expert_count"), "mixtures of experts are not supported"));
-    }
     let hidden_size = keys.required_size("embedding_length", MAX_HIDDEN)?;
     let heads = keys.required_size("attention.head_count", MAX_HEADS)?;
     let head_dim = match keys.size("attention.key_length", MAX_HEAD_DIM)? {
@@ -62,16 +63,18 @@ pub(super) fn model_config(
         return Err(metadata.error(&keys.key("attention.value_length"), why));
     }
     let context = keys.required_size("context_length", MAX_CONTEXT)?;
+    let layers = keys.required_size("block_count", MAX_LAYERS)?;
     let config = ModelConfig {
         format: Format::Gguf,
         architecture: keys.architecture.into(),
         tensor_prefix: String::new(),
         hidden_size,
-        layers: keys.required_size("block_count", MAX_LAYERS)?,
+        layers,
         heads,
         kv_heads: keys.size("attention.head_count_kv", MAX_HEADS)?.unwrap_or(heads),
         head_dim,
         intermediate_size: keys.required_size("feed_forward_length", MAX_INTERMEDIATE)?,
+        experts: experts(&keys, layers)?,
         vocab_size: vocabulary(&keys, tensors)?,
         context,
         rms_norm_eps: epsilon(&keys)?,
@@ -106,6 +109,44 @@ fn architecture<'a>(metadata: &Metadata<'a>) -> Result<&'a str, CheckpointError>
         }
         None => Err(metadata.error(KEY, "missing; it names the model's architecture")),
     }
+}
+
+/// The mixture of experts. All layers of a qwen3moe file are sparse, and the weights of a token's experts sum to 1, as
+/// llama.cpp computes it, unless the file says otherwise.
+fn experts(keys: &Keys<'_>, layers: usize) -> Result<Option<ExpertsConfig>, CheckpointError> {
+    const COUNT: &str = "expert_count";
+    const PER_TOKEN: &str = "expert_used_count";
+    const SOFTMAX: f64 = 1.0;
+    let metadata = keys.metadata;
+    let number = |name: &str| metadata.number(&keys.key(name));
+    if keys.architecture != MIXTURE {
+        if number(COUNT)?.is_some_and(|n| n != 0.0) {
+            let why = format!("a mixture of experts is supported as {MIXTURE} alone, not as {}", keys.architecture);
+            return Err(metadata.error(&keys.key(COUNT), why));
+        }
+        return Ok(None);
+    }
+    // What other mixtures do, and this one does not. Zero is how files say "none".
+    for (name, only) in [
+        ("expert_gating_func", SOFTMAX),
+        ("expert_weights_scale", 1.0),
+        ("expert_shared_count", 0.0),
+        ("leading_dense_block_count", 0.0),
+    ] {
+        if let Some(n) = number(name)?.filter(|n| *n != only && *n != 0.0) {
+            return Err(metadata.error(&keys.key(name), format!("{n} is not supported; only {only} is")));
+        }
+    }
+    let count = keys.required_size(COUNT, MAX_EXPERTS)?;
+    let per_token = keys.required_size(PER_TOKEN, MAX_EXPERTS)?;
+    limits::check_experts(metadata.path, per_token, count, [&keys.key(PER_TOKEN), &keys.key(COUNT)])?;
+    Ok(Some(ExpertsConfig {
+        count,
+        per_token,
+        intermediate_size: keys.required_size("expert_feed_forward_length", MAX_INTERMEDIATE)?,
+        normalise: metadata.bool(&keys.key("expert_weights_norm"))?.unwrap_or(true),
+        sparse_layers: vec![true; layers],
+    }))
 }
 
 /// Rows of the embedding. More tokens than rows would let a prompt read beyond it.

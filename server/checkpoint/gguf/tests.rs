@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::config::RopeScaling;
-use crate::testing::{GgufWriter, tiny_gguf, write};
+use crate::config::{ExpertsConfig, RopeScaling};
+use crate::testing::{GgufWriter, tiny_gguf, tiny_gguf_of, write};
 
 fn open(bytes: &[u8]) -> Result<Gguf, CheckpointError> {
     let directory = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ fn configs_that_cannot_be_are_refused_by_key() {
         let error = error_of(f(tiny_gguf()));
         assert!(error.contains(expected), "{error}\n  lacks: {expected}");
     };
-    more(|w| w.u32("llama.expert_count", 8), "llama.expert_count: mixtures of experts");
+    more(|w| w.u32("llama.expert_count", 8), "llama.expert_count: a mixture of experts is supported as qwen3moe alone");
     more(|w| w.u32("llama.attention.key_length", 3), "llama.attention.key_length: 3 must be even");
     more(|w| w.u32("llama.attention.value_length", 8), "llama.attention.value_length: 8 must equal the key length, 4");
     more(|w| w.u32("llama.rope.dimension_count", 6), "llama.rope.dimension_count: 6 rotated elements");
@@ -166,6 +166,43 @@ fn configs_that_cannot_be_are_refused_by_key() {
         |w| w.array("tokenizer.ggml.scores", 6, 1, &[0; 4]),
         "tokenizer.ggml.scores: 1 entries, but there are 3 tokens",
     );
+}
+
+/// A mixture of 4 experts of width 6, 2 a token.
+fn mixture() -> GgufWriter {
+    tiny_gguf_of("qwen3moe")
+        .u32("qwen3moe.expert_count", 4)
+        .u32("qwen3moe.expert_used_count", 2)
+        .u32("qwen3moe.expert_feed_forward_length", 6)
+}
+
+#[test]
+fn a_mixture_of_experts_is_read() {
+    let experts = |writer: GgufWriter| open(&writer.bytes()).unwrap().config().unwrap().experts;
+    let expected =
+        ExpertsConfig { count: 4, per_token: 2, intermediate_size: 6, normalise: true, sparse_layers: vec![true; 2] };
+    assert_eq!(experts(mixture()), Some(expected.clone()));
+    let harmless = mixture().u32("qwen3moe.expert_gating_func", 1).f32("qwen3moe.expert_weights_scale", 0.0);
+    assert_eq!(experts(harmless), Some(expected.clone()));
+    let sums_to_less = mixture().bool("qwen3moe.expert_weights_norm", false);
+    assert_eq!(experts(sums_to_less), Some(ExpertsConfig { normalise: false, ..expected }));
+    assert_eq!(experts(tiny_gguf().u32("llama.expert_count", 0)), None);
+}
+
+#[test]
+fn a_mixture_that_cannot_be_is_refused_by_key() {
+    let few = tiny_gguf_of("qwen3moe").u32("qwen3moe.expert_count", 4).u32("qwen3moe.expert_used_count", 5);
+    for (writer, expected) in [
+        (tiny_gguf_of("qwen3moe"), "qwen3moe.expert_count: missing"),
+        (tiny_gguf_of("qwen3moe").u32("qwen3moe.expert_count", 1 << 11), "qwen3moe.expert_count: "),
+        (few, "qwen3moe.expert_used_count: 5 experts a token must be at most qwen3moe.expert_count (4)"),
+        (mixture().u32("qwen3moe.expert_gating_func", 2), "qwen3moe.expert_gating_func: 2 is not supported; only 1 is"),
+        (mixture().f32("qwen3moe.expert_weights_scale", 2.5), "qwen3moe.expert_weights_scale: 2.5 is not supported"),
+        (mixture().u32("qwen3moe.expert_shared_count", 1), "qwen3moe.expert_shared_count: 1 is not supported"),
+    ] {
+        let error = error_of(writer);
+        assert!(error.contains(expected), "{error}\n  lacks: {expected}");
+    }
 }
 
 /// The tiny file with one key's line replaced.

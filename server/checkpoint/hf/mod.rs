@@ -1,6 +1,7 @@
 //! A Hugging Face directory's `config.json`, of transformers 4 and 5, as a [`ModelConfig`].
 //!
 //! Knows the format's defaults and its two spellings; not which architectures there are, nor their tensors.
+mod experts;
 mod generation;
 mod rope;
 #[cfg(test)]
@@ -55,9 +56,11 @@ pub(crate) fn model_config(path: &Path, raw: &Raw) -> Result<ModelConfig, Checkp
         None => 0, // check_heads asks for it
     };
     let context = text.required_size("max_position_embeddings", MAX_CONTEXT)?;
+    let architecture = architecture(&outer)?;
+    let mixes = model_type == "qwen3_moe" || architecture == "Qwen3MoeForCausalLM";
     let config = ModelConfig {
         format: Format::HuggingFace,
-        architecture: architecture(&outer)?,
+        architecture,
         tensor_prefix: if nested.is_some() { NESTED_PREFIX.into() } else { String::new() },
         hidden_size,
         layers,
@@ -65,6 +68,7 @@ pub(crate) fn model_config(path: &Path, raw: &Raw) -> Result<ModelConfig, Checkp
         kv_heads,
         head_dim,
         intermediate_size: text.required_size("intermediate_size", MAX_INTERMEDIATE)?,
+        experts: if mixes { Some(experts::read(path, &text, layers)?) } else { None },
         vocab_size: text.required_size("vocab_size", MAX_VOCAB)?,
         context,
         rms_norm_eps: text.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,

@@ -5,7 +5,7 @@ use minisgl_kernels::DType;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{GenerationConfig, RopeScaling};
+use crate::config::{ExpertsConfig, GenerationConfig, RopeScaling};
 use crate::testing::{tiny_config, tiny_json, write};
 
 /// The tiny model's config with fields replaced; `null` removes one.
@@ -151,6 +151,51 @@ fn what_is_wrong_is_named_with_its_field() {
     }
 }
 
+/// A mixture of 4 experts, 2 a token, with these fields.
+fn mixture_with(fields: Value) -> Result<ExpertsConfig, String> {
+    let mut all = json!({"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_hidden_layers": 6,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6});
+    all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    read_with(all).map(|config| config.experts.expect("a mixture"))
+}
+
+#[test]
+fn a_mixture_of_experts_is_read_in_both_spellings() {
+    let expected =
+        ExpertsConfig { count: 4, per_token: 2, intermediate_size: 6, normalise: false, sparse_layers: vec![true; 6] };
+    assert_eq!(mixture_with(json!({})).unwrap(), expected);
+    assert_eq!(mixture_with(json!({"num_experts": "removed", "num_local_experts": 4})).unwrap(), expected);
+    assert_eq!(mixture_with(json!({"num_local_experts": 4, "mlp_only_layers": null})).unwrap(), expected);
+    assert!(mixture_with(json!({"norm_topk_prob": true})).unwrap().normalise);
+    let sparse = |fields| mixture_with(fields).unwrap().sparse_layers;
+    assert_eq!(sparse(json!({"decoder_sparse_step": 2})), [false, true, false, true, false, true]);
+    assert_eq!(
+        sparse(json!({"decoder_sparse_step": 2, "mlp_only_layers": [0, 3]})),
+        [false, true, false, false, false, true]
+    );
+    // Other architectures' experts are not read: what they mean is not known.
+    assert_eq!(read_with(json!({"num_local_experts": 8, "num_experts_per_tok": "?"})).unwrap().experts, None);
+}
+
+#[test]
+fn a_mixture_that_cannot_be_is_named_with_its_field() {
+    for (fields, expected) in [
+        (json!({"num_experts": "removed"}), "num_experts: missing"),
+        (json!({"num_experts": 2000}), "num_experts: expected a whole number from 1 to 1024, found 2000"),
+        (json!({"num_local_experts": 8}), "num_local_experts: 8, but num_experts is 4"),
+        (json!({"num_experts_per_tok": "removed"}), "num_experts_per_tok: missing"),
+        (json!({"num_experts_per_tok": 5}), "num_experts_per_tok: 5 experts a token must be at most num_experts (4)"),
+        (json!({"moe_intermediate_size": 0}), "moe_intermediate_size: expected a whole number from 1"),
+        (json!({"decoder_sparse_step": 0}), "decoder_sparse_step: expected a whole number from 1"),
+        (json!({"mlp_only_layers": [6]}), "mlp_only_layers: expected layers from 0 to 5, found 6"),
+        (json!({"mlp_only_layers": 3}), "mlp_only_layers: expected a list of layers"),
+        (json!({"norm_topk_prob": 1}), "norm_topk_prob: expected true or false"),
+    ] {
+        let error = mixture_with(fields.clone()).expect_err(&fields.to_string());
+        assert!(error.starts_with("config.json: ") && error.contains(expected), "{error}\n  lacks: {expected}");
+    }
+}
+
 fn generation(config: Value, own: Option<Value>) -> Result<GenerationConfig, String> {
     let directory = tempfile::tempdir().unwrap();
     if let Some(own) = own {
@@ -196,13 +241,15 @@ fn no_value_of_any_field_panics() {
     let fields = "architectures model_type text_config hidden_size num_hidden_layers num_attention_heads \
         num_key_value_heads head_dim intermediate_size vocab_size max_position_embeddings rms_norm_eps rope_theta \
         rope_scaling rope_parameters partial_rotary_factor sliding_window use_sliding_window max_window_layers layer_types \
-        attention_bias mlp_bias tie_word_embeddings hidden_act dtype torch_dtype quantization_config \
+        num_experts num_local_experts num_experts_per_tok moe_intermediate_size decoder_sparse_step mlp_only_layers \
+        norm_topk_prob attention_bias mlp_bias tie_word_embeddings hidden_act dtype torch_dtype quantization_config \
         original_max_position_embeddings eos_token_id bos_token_id do_sample temperature top_k top_p min_p";
     let rope = "rope_type type factor low_freq_factor high_freq_factor original_max_position_embeddings attention_factor \
         beta_fast beta_slow mscale mscale_all_dim truncate rope_theta partial_rotary_factor";
     for value in odd.as_array().unwrap() {
         for field in fields.split_whitespace() {
             let _ = read_with(json!({field: value}));
+            let _ = mixture_with(json!({field: value}));
             let _ = generation(json!({field: value}), Some(json!({field: value})));
         }
         for (field, kind) in rope.split_whitespace().flat_map(|f| ["linear", "llama3", "yarn"].map(|kind| (f, kind))) {
