@@ -89,7 +89,36 @@ pub enum RowError {
     Unsupported(&'static str),
 }
 
-/// The K/V cache: `[layers][pages][page_size][kv_heads][head_dim]`, twice.
+/// How K and V are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvFormat {
+    /// IEEE single: exact.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// Signed bytes, and an f32 scale for each token's K and V of each head.
+    Int8,
+}
+
+impl KvFormat {
+    /// Bytes of one element.
+    pub fn element_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
+    /// Whether elements are multiplied by a scale that is stored with them.
+    pub fn is_scaled(self) -> bool {
+        self == Self::Int8
+    }
+}
+
+/// The K/V cache: both K and V of `[layers][pages][page_size][kv_heads][head_dim]`, laid out as the device likes.
 #[derive(Clone, Copy, Debug)]
 pub struct KvShape {
     /// Decoder layers.

@@ -31,8 +31,8 @@ pub mod sampling;
 pub mod socket;
 
 pub use device::{
-    Activation, Attend, Device, DeviceError, KvShape, Limits, Moe, MoeShape, Norm, PageId, RopeLayout, RopeStore,
-    RowError, SampleRow, Shard, Slot, Step, StepKey, StepRow, TensorView, TokenId, TokenSource, Want,
+    Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, PageId, RopeLayout,
+    RopeStore, RowError, SampleRow, Shard, Slot, Step, StepKey, StepRow, TensorView, TokenId, TokenSource, Want,
 };
 pub use dtype::DType;
 pub use sampling::Sampling;

@@ -9,7 +9,7 @@
 //!   tensor.rs            activations, rounding
 //!   matmul.rs            a weight times all tokens
 //!   rows.rs              norm, gate, rotation: a token's row alone
-//!   attention.rs         queries against pages
+//!   attention/           queries against pages
 //!   moe.rs               mixtures of experts: which tokens each multiplies
 //! ```
 //!
@@ -27,7 +27,7 @@ mod workers;
 
 use std::sync::Arc;
 
-use attention::Attention;
+use attention::{Attention, Shares};
 pub use matmul::Weight;
 use matmul::{Finish, Matmul};
 pub use moe::{Experts, MoeScratch};
@@ -38,8 +38,8 @@ use tensor::round;
 use workers::Workers;
 
 use crate::device::{
-    Activation, Attend, Device, DeviceError, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError, SampleRow,
-    Shard, Step, StepKey, TensorView, TokenId,
+    Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError,
+    SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
 use crate::dtype::{DType, Plain};
 use crate::host::{self, Buffer, KvCache, Place, Shared, Source, Staged};
@@ -50,13 +50,18 @@ use crate::sampling;
 pub struct CpuOptions {
     /// Threads, the caller's own among them. 0: one for each core that this process may use.
     pub threads: usize,
-    /// F32, F16 or BF16: what K and V are stored as, and activations are rounded to between operations.
+    /// F32, F16 or BF16: what activations are rounded to between operations.
     pub dtype: DType,
+    /// What K and V are stored as.
+    pub kv_format: KvFormat,
 }
 
 /// The device.
 pub struct Cpu {
     dtype: DType,
+    kv_format: KvFormat,
+    /// Attention multiplies bf16 as bf16: where that is an instruction.
+    attend_in_bf16: bool,
     workers: Workers,
     limits: Option<Limits>,
     vocabulary: usize,
@@ -64,6 +69,8 @@ pub struct Cpu {
     staged: Staged,
     /// The token that each slot sampled last.
     last: Vec<TokenId>,
+    /// Blocks of keys that several threads attend to.
+    shares: Shares,
     /// Normalised activations, `[tokens, padded(width)]`.
     normed: Buffer<f32>,
     /// `[wanted, vocabulary]`
@@ -89,12 +96,15 @@ impl Cpu {
             .map_err(|error| DeviceError::Other(format!("cannot start {threads} threads: {error}")))?;
         Ok(Self {
             dtype: options.dtype,
+            kv_format: options.kv_format,
+            attend_in_bf16: level.has_bf16(),
             workers,
             limits: None,
             vocabulary: 0,
             cache: None,
             staged: Staged::default(),
             last: Vec::new(),
+            shares: Shares::new(),
             normed: Buffer::zeroed(0, "activations")?,
             logits: Buffer::zeroed(0, "logits")?,
         })
@@ -179,12 +189,12 @@ impl Device for Cpu {
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError> {
-        self.cache = Some(KvCache::new(shape, self.dtype)?);
+        self.cache = Some(KvCache::new(shape, self.kv_format)?);
         Ok(())
     }
 
     fn page_bytes(&self, shape: KvShape) -> usize {
-        host::page_bytes(&shape, self.dtype)
+        host::page_bytes(&shape, self.kv_format)
     }
 
     fn available_memory(&self) -> usize {
@@ -270,7 +280,7 @@ impl Device for Cpu {
             let place = Place { layer: op.layer, page, offset: token.position % shape.page_size };
             let (k, v) = qkv[heads * head_dim..].split_at(kv_heads * head_dim);
             // SAFETY: staging checked that no page is written by two rows, and a row's tokens have different positions.
-            unsafe { writer.write(place, k, v) };
+            writer.layout.store(unsafe { writer.row(place) }, k, v);
         });
     }
 
@@ -282,7 +292,8 @@ impl Device for Cpu {
         assert!(op.heads.is_multiple_of(op.kv_heads), "{} heads over {} K/V heads", op.heads, op.kv_heads);
         assert_eq!(out.width, op.heads * op.head_dim, "a row of heads");
         assert_ne!(op.window, Some(0), "a window sees the query's own position at least");
-        Attention { op, staged: &self.staged, cache, qkv, out, dtype: self.dtype }.run(&mut self.workers);
+        let (staged, dtype, in_bf16, shares) = (&self.staged, self.dtype, self.attend_in_bf16, &mut self.shares);
+        Attention { op, staged, cache, qkv, out, dtype, in_bf16, shares }.run(&mut self.workers);
     }
 
     fn gated(&mut self, gate_up: &Tensor, bias: Option<&Vector>, act: Activation, out: &mut Tensor) {

@@ -6,10 +6,10 @@ mod moe;
 mod tests;
 
 use crate::device::{
-    Activation, Attend, Device, DeviceError, KvShape, Limits, Moe, MoeShape, Norm, RopeLayout, RopeStore, RowError,
-    SampleRow, Shard, Step, StepKey, TensorView, TokenId,
+    Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeLayout, RopeStore,
+    RowError, SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
-use crate::dtype::{DType, dequantize_row};
+use crate::dtype::dequantize_row;
 use crate::host::{self, KvCache, Place, Source, Staged};
 use crate::sampling;
 
@@ -40,7 +40,7 @@ impl Tensor {
 
 /// The device. K and V are kept in one format, all else in f32.
 pub struct Reference {
-    dtype: DType,
+    kv_format: KvFormat,
     limits: Option<Limits>,
     cache: Option<KvCache>,
     staged: Staged,
@@ -51,10 +51,10 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// A device whose K and V are kept as `dtype`: F32, F16 or BF16.
-    pub fn new(dtype: DType) -> Self {
+    /// A device whose K and V are kept in this format.
+    pub fn new(kv_format: KvFormat) -> Self {
         Self {
-            dtype,
+            kv_format,
             limits: None,
             cache: None,
             staged: Staged::default(),
@@ -182,12 +182,12 @@ impl Device for Reference {
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError> {
-        self.cache = Some(KvCache::new(shape, self.dtype)?);
+        self.cache = Some(KvCache::new(shape, self.kv_format)?);
         Ok(())
     }
 
     fn page_bytes(&self, shape: KvShape) -> usize {
-        host::page_bytes(&shape, self.dtype)
+        host::page_bytes(&shape, self.kv_format)
     }
 
     fn available_memory(&self) -> usize {
@@ -238,8 +238,9 @@ impl Device for Reference {
             }
             let place = self.place(op.layer, token.row, token.position);
             let cache = self.cache.as_mut().expect("kv_cache comes before steps");
+            let writer = cache.writer();
             // SAFETY: the cache is borrowed exclusively and this is the only thread.
-            unsafe { cache.writer().write(place, &row[keys.clone()], &row[keys.end..]) };
+            writer.layout.store(unsafe { writer.row(place) }, &row[keys.clone()], &row[keys.end..]);
         }
     }
 

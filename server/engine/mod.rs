@@ -17,7 +17,7 @@ use minisgl_checkpoint::Checkpoint;
 use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings};
 use minisgl_kernels::cpu::{Cpu, CpuOptions};
 use minisgl_kernels::reference::Reference;
-use minisgl_kernels::{DType, Device, DeviceError, Limits, TokenId};
+use minisgl_kernels::{DType, Device, DeviceError, KvFormat, Limits, TokenId};
 
 use self::capacity::Memory;
 use self::device::{DeviceRunner, RankState};
@@ -85,12 +85,17 @@ pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadErro
         DTypeChoice::BFloat16 => DType::BF16,
         DTypeChoice::Float16 => DType::F16,
     };
+    let kv_format = match dtype {
+        DType::BF16 => KvFormat::BF16,
+        DType::F16 => KvFormat::F16,
+        _ => KvFormat::F32,
+    };
     match settings.device {
         DeviceKind::Cpu => {
-            let device = Cpu::new(CpuOptions { threads: settings.threads, dtype })?;
+            let device = Cpu::new(CpuOptions { threads: settings.threads, dtype, kv_format })?;
             start(device, options)
         }
-        DeviceKind::Reference => start(Reference::new(dtype), options),
+        DeviceKind::Reference => start(Reference::new(kv_format), options),
         DeviceKind::Sim => unreachable!("it has left above"),
     }
 }

@@ -233,7 +233,7 @@ fn the_whole_model_is_the_references() {
                 pages: (0..12).map(PageId).collect(),
                 want: Want::Scores,
             };
-            let mut reference = Loaded::new(Reference::new(dtype), &model, 8);
+            let mut reference = Loaded::new(Reference::new(kv_format(dtype)), &model, 8);
             let mut cpu = Loaded::new(cpu(2, dtype, Level::detect()), &model, 8);
             for (start, end) in [(0, 50), (50, 90)] {
                 reference.forward(&[row(start, end)]);

@@ -51,7 +51,16 @@ impl Probe for Reference {
 }
 
 fn cpu(threads: usize, dtype: DType, level: Level) -> Cpu {
-    Cpu::with_level(CpuOptions { threads, dtype }, level).unwrap()
+    Cpu::with_level(CpuOptions { threads, dtype, kv_format: kv_format(dtype) }, level).unwrap()
+}
+
+/// K and V in the format of computation.
+fn kv_format(dtype: DType) -> KvFormat {
+    match dtype {
+        DType::F16 => KvFormat::F16,
+        DType::BF16 => KvFormat::BF16,
+        _ => KvFormat::F32,
+    }
 }
 
 fn levels() -> Vec<Level> {

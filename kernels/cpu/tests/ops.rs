@@ -11,7 +11,7 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(cpu: Cpu, limits: Limits, vocabulary: usize, shape: KvShape, what: String) -> Self {
-        let mut pair = Self { reference: Reference::new(cpu.dtype), cpu, tokens: 0, what };
+        let mut pair = Self { reference: Reference::new(cpu.kv_format), cpu, tokens: 0, what };
         pair.cpu.reserve(limits, vocabulary).unwrap();
         pair.reference.reserve(limits, vocabulary).unwrap();
         pair.cpu.kv_cache(shape).unwrap();
@@ -282,9 +282,10 @@ fn a_nan_fails_its_row_alone() {
 
 #[test]
 fn what_cannot_be_is_said() {
-    let said = Cpu::new(CpuOptions { threads: 1, dtype: DType::Q4_0 }).err().unwrap().to_string();
+    let said =
+        Cpu::new(CpuOptions { threads: 1, dtype: DType::Q4_0, kv_format: KvFormat::F32 }).err().unwrap().to_string();
     assert!(said.contains("Q4_0") && said.contains("BF16"), "{said}");
-    let mut cpu = Cpu::new(CpuOptions { threads: 0, dtype: DType::BF16 }).unwrap();
+    let mut cpu = Cpu::new(CpuOptions { threads: 0, dtype: DType::BF16, kv_format: KvFormat::BF16 }).unwrap();
     assert!(cpu.name().starts_with("cpu (") && cpu.name().contains("thread"), "{}", cpu.name());
     let shape = KvShape { layers: 1 << 10, pages: 1 << 40, page_size: 16, kv_heads: 8, head_dim: 128 };
     assert!(matches!(cpu.kv_cache(shape), Err(DeviceError::Memory { .. })));

@@ -1,0 +1,170 @@
+//! What dot products multiply: f32, or pairs of bf16. Either way in words of 32 bits, sixteen to a vector.
+use crate::cpu::simd::{WIDE, Wide};
+use crate::device::KvFormat;
+
+/// A number format of operands. Sums are f32.
+pub(super) trait Element: Copy + Send + Sync {
+    /// Sixteen words.
+    type Words<S: Wide>: Copy;
+    /// Elements a word.
+    const PER_WORD: usize;
+    /// The format of a cache whose bytes are these elements already.
+    const STORED: KvFormat;
+    /// Of the polynomial for e^x: its error stays below what the format keeps.
+    const EXP_DEGREE: usize;
+
+    /// # Safety
+    /// Sixteen words are readable.
+    unsafe fn load<S: Wide>(isa: S, from: *const u32) -> Self::Words<S>;
+    /// Sixteen times one word.
+    ///
+    /// # Safety
+    /// One word is readable.
+    unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> Self::Words<S>;
+    /// `sum + w · x`, of each word.
+    fn dot<S: Wide>(isa: S, sum: S::F, w: Self::Words<S>, x: Self::Words<S>) -> S::F;
+    /// Stores sixteen elements.
+    ///
+    /// # Safety
+    /// `16 / PER_WORD` words are writable.
+    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32);
+    /// `2^x` for `x <= 0`.
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F;
+    /// Rows of elements, `PER_WORD` of them, into words that hold one element of each.
+    ///
+    /// # Safety
+    /// Sixteen elements of each row are readable, sixteen words writable.
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32);
+}
+
+/// f32: exact, and the faster way where bf16 has no dot product.
+#[derive(Clone, Copy)]
+pub(super) struct Single;
+
+impl Element for Single {
+    type Words<S: Wide> = S::F;
+    const PER_WORD: usize = 1;
+    const STORED: KvFormat = KvFormat::F32;
+    const EXP_DEGREE: usize = 5;
+
+    #[inline(always)]
+    unsafe fn load<S: Wide>(isa: S, from: *const u32) -> S::F {
+        // SAFETY: readable, by contract.
+        unsafe { isa.load(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> S::F {
+        // SAFETY: readable, by contract.
+        isa.splat(f32::from_bits(unsafe { *from }))
+    }
+    #[inline(always)]
+    fn dot<S: Wide>(isa: S, sum: S::F, w: S::F, x: S::F) -> S::F {
+        isa.fma(w, x, sum)
+    }
+    #[inline(always)]
+    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { isa.store(v, to.cast()) }
+    }
+    #[inline(always)]
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
+        isa.exp2::<{ Self::EXP_DEGREE }>(x)
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
+        // SAFETY: readable and writable, by contract; rows of a cache need not be aligned, and are loaded as if they were not.
+        unsafe { isa.store(isa.load(rows[0].cast()), to.cast()) }
+    }
+}
+
+/// Pairs of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs;
+
+impl Element for Pairs {
+    type Words<S: Wide> = S::B;
+    const PER_WORD: usize = 2;
+    const STORED: KvFormat = KvFormat::BF16;
+    const EXP_DEGREE: usize = 3;
+
+    #[inline(always)]
+    unsafe fn load<S: Wide>(isa: S, from: *const u32) -> S::B {
+        // SAFETY: readable, by contract.
+        unsafe { isa.load_bytes(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> S::B {
+        // SAFETY: readable, by contract.
+        unsafe { isa.splat_4(from.cast()) }
+    }
+    #[inline(always)]
+    fn dot<S: Wide>(isa: S, sum: S::F, w: S::B, x: S::B) -> S::F {
+        isa.dot_bf16(sum, w, x)
+    }
+    #[inline(always)]
+    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { isa.store_bf16(v, to.cast()) }
+    }
+    #[inline(always)]
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
+        isa.exp2::<{ Self::EXP_DEGREE }>(x)
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
+        // SAFETY: readable and writable, by contract.
+        unsafe { isa.zip(rows[0].cast(), rows[1].cast(), to) }
+    }
+}
+
+/// How the cache stores elements.
+pub(super) trait Stored {
+    /// Its name.
+    const FORMAT: KvFormat;
+    /// Sixteen elements, widened; a scale is not applied.
+    ///
+    /// # Safety
+    /// Sixteen elements are readable.
+    unsafe fn load<S: Wide>(isa: S, from: *const u8) -> S::F;
+}
+
+macro_rules! stored {
+    ($($name:ident $format:ident $load:ident $doc:literal),*) => {$(
+        #[doc = $doc]
+        pub(super) struct $name;
+        impl Stored for $name {
+            const FORMAT: KvFormat = KvFormat::$format;
+            #[inline(always)]
+            unsafe fn load<S: Wide>(isa: S, from: *const u8) -> S::F {
+                // SAFETY: readable, by contract.
+                unsafe { isa.$load(from.cast()) }
+            }
+        }
+    )*};
+}
+
+stored! {
+    StoredF32 F32 load "IEEE single.",
+    StoredF16 F16 load_f16 "IEEE half.",
+    StoredBF16 BF16 load_bf16 "bfloat16.",
+    StoredInt8 Int8 load_i8 "Signed bytes."
+}
+
+/// The first `count` of sixteen stored elements, widened, then zeros.
+///
+/// # Safety
+/// `count` elements are readable.
+#[inline(always)]
+pub(super) unsafe fn load_some<S: Wide, R: Stored>(isa: S, from: *const u8, count: usize) -> S::F {
+    if count >= WIDE {
+        // SAFETY: readable, by contract.
+        return unsafe { R::load(isa, from) };
+    }
+    let mut whole = [0u8; 4 * WIDE];
+    let bytes = count * R::FORMAT.element_bytes();
+    // SAFETY: `count` elements are readable, and sixteen of any format fit in `whole`.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, whole.as_mut_ptr(), bytes);
+        R::load(isa, whole.as_ptr())
+    }
+}

@@ -1,0 +1,168 @@
+//! A block's keys and values out of the cache's rows, as the products want them.
+//!
+//! ```text
+//!   keys    word w of key 0, of key 1, … of key 127      [words of a head][BLOCK]       scores of sixteen keys a vector
+//!   values  keys 2 k and 2 k + 1 (or k) of column 0, …   [BLOCK / PER_WORD][columns]    sixteen columns a vector
+//! ```
+use std::marker::PhantomData;
+
+use super::BLOCK;
+use super::element::{Element, Stored, StoredBF16, StoredF16, StoredF32, StoredInt8, load_some};
+use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
+use crate::device::KvFormat;
+
+/// Rows of a block, and of the block after it.
+pub(super) struct Rows {
+    /// Where each row starts; from `count` to a multiple of sixteen, any row.
+    pub rows: [*const u8; BLOCK],
+    /// Keys of this block.
+    pub count: usize,
+    /// What will be wanted next: `rows` again where there is no next block.
+    pub next: [*const u8; BLOCK],
+}
+
+/// What to pack.
+pub(super) struct Pack<'a, 'p, E> {
+    /// From where.
+    pub rows: &'a Rows,
+    /// Bytes from a row's start to the head's key, and to its value.
+    pub at: (usize, usize),
+    /// And to their scales, where there are any.
+    pub scales_at: (usize, usize),
+    /// How rows are stored.
+    pub format: KvFormat,
+    /// Elements a head.
+    pub dim: usize,
+    /// To where.
+    pub to: &'a mut Panels<'p>,
+    /// As what.
+    pub element: PhantomData<E>,
+}
+
+/// A block of one K/V head.
+pub(super) struct Panels<'a> {
+    /// `[padded(words of a head)][BLOCK]`
+    pub keys: &'a mut [u32],
+    /// `[BLOCK / PER_WORD][columns]`
+    pub values: &'a mut [u32],
+    /// A key's, 0 beyond the last.
+    pub key_scales: &'a mut [f32],
+    /// A value's, 0 beyond the last.
+    pub value_scales: &'a mut [f32],
+}
+
+impl<E: Element> WideKernel for Pack<'_, '_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Wide>(mut self, isa: S) {
+        let words = self.dim.div_ceil(E::PER_WORD);
+        assert!(self.rows.count > 0 && self.rows.count <= BLOCK);
+        assert!(self.to.keys.len() >= padded(words) * BLOCK);
+        assert!(self.to.values.len() >= BLOCK / E::PER_WORD * padded(self.dim));
+        match self.format {
+            KvFormat::F32 => self.pack::<S, StoredF32>(isa),
+            KvFormat::F16 => self.pack::<S, StoredF16>(isa),
+            KvFormat::BF16 => self.pack::<S, StoredBF16>(isa),
+            KvFormat::Int8 => {
+                self.scales();
+                self.pack::<S, StoredInt8>(isa);
+            }
+        }
+    }
+}
+
+impl<E: Element> Pack<'_, '_, E> {
+    fn scales(&mut self) {
+        let scale = |row: *const u8, at: usize| {
+            // SAFETY: a row holds its scales.
+            unsafe { row.add(at).cast::<f32>().read_unaligned() }
+        };
+        let scales = self.to.key_scales.iter_mut().zip(&mut *self.to.value_scales).zip(self.rows.rows).enumerate();
+        for (i, ((key, value), row)) in scales {
+            let is_there = i < self.rows.count;
+            *key = if is_there { scale(row, self.scales_at.0) } else { 0.0 };
+            *value = if is_there { scale(row, self.scales_at.1) } else { 0.0 };
+        }
+    }
+
+    #[inline(always)]
+    fn pack<S: Wide, R: Stored>(&mut self, isa: S) {
+        for group in 0..self.rows.count.div_ceil(WIDE) {
+            self.keys::<S, R>(isa, group * WIDE);
+            self.ask::<S, R>(isa, group * WIDE, self.at.0);
+        }
+        for first in (0..self.rows.count).step_by(E::PER_WORD) {
+            self.values::<S, R>(isa, first);
+            if first % WIDE == 0 {
+                self.ask::<S, R>(isa, first, self.at.1);
+            }
+        }
+    }
+
+    /// Asks for the same part of sixteen rows of the next block.
+    #[inline(always)]
+    fn ask<S: Wide, R: Stored>(&self, isa: S, first: usize, at: usize) {
+        for row in &self.rows.next[first..first + WIDE] {
+            for line in (0..self.dim * R::FORMAT.element_bytes()).step_by(64) {
+                isa.prefetch(row.wrapping_add(at + line));
+            }
+        }
+    }
+
+    /// Sixteen keys from `first` on: a corner of sixteen words at a time, turned.
+    #[inline(always)]
+    fn keys<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
+        let (words, bytes) = (self.dim.div_ceil(E::PER_WORD), R::FORMAT.element_bytes());
+        let rows: &[_; WIDE] = self.rows.rows[first..].first_chunk().expect("a block is groups of sixteen");
+        for word in (0..words).step_by(WIDE) {
+            let from = word * E::PER_WORD;
+            let left = self.dim - from;
+            let mut corner = [[0u32; WIDE]; WIDE];
+            let start = |i: usize| rows[i].wrapping_add(self.at.0 + from * bytes);
+            let turned: [*const u32; WIDE] = if R::FORMAT == E::STORED && left >= WIDE * E::PER_WORD {
+                std::array::from_fn(|i| start(i).cast())
+            } else {
+                for (i, corner) in corner.iter_mut().enumerate() {
+                    for part in 0..E::PER_WORD.min(left.div_ceil(WIDE)) {
+                        // SAFETY: a row holds `left` elements from here on, and a part is sixteen of them, or the last few.
+                        unsafe {
+                            let v = load_some::<S, R>(isa, start(i).add(part * WIDE * bytes), left - part * WIDE);
+                            E::store(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
+                        }
+                    }
+                }
+                corner.each_ref().map(|row| row.as_ptr())
+            };
+            // SAFETY: sixteen rows of sixteen words; `run` has checked that the panel has the words, padded.
+            unsafe { isa.transpose(&turned, self.to.keys.as_mut_ptr().add(word * BLOCK + first), BLOCK) };
+        }
+    }
+
+    /// The values of the keys that share a word.
+    #[inline(always)]
+    fn values<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
+        let (columns, bytes) = (padded(self.dim), R::FORMAT.element_bytes());
+        let is_there = |i: usize| first + i < self.rows.count;
+        for column in (0..columns).step_by(WIDE) {
+            let left = self.dim - column;
+            let start = |i: usize| self.rows.rows[first + i].wrapping_add(self.at.1 + column * bytes);
+            let whole = R::FORMAT == E::STORED && left >= WIDE && is_there(E::PER_WORD - 1);
+            let mut copies = [[0u32; WIDE]; 2];
+            let mut rows = [std::ptr::null(); 2];
+            for (i, copy) in copies.iter_mut().enumerate().take(E::PER_WORD) {
+                rows[i] = if whole {
+                    start(i).cast()
+                } else {
+                    if is_there(i) {
+                        // SAFETY: a row holds `left` elements from here on; a copy holds sixteen elements.
+                        unsafe { E::store(isa, load_some::<S, R>(isa, start(i), left), copy.as_mut_ptr()) };
+                    }
+                    copy.as_ptr()
+                };
+            }
+            // SAFETY: sixteen elements of each row; `run` has checked that the panel has this row and column.
+            unsafe { E::zip(isa, rows, self.to.values.as_mut_ptr().add(first / E::PER_WORD * columns + column)) };
+        }
+    }
+}

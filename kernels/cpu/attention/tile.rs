@@ -1,0 +1,484 @@
+//! A task of attention: a tile's queries against its blocks, and the merging of what several tasks have gathered.
+//!
+//! Blocks merge as `gathered * 2^(old - max) + fresh * 2^(new - max)`, always one block at a time and in order, whether the
+//! next was just computed or lies in shared memory.
+use std::f32::consts::LOG2_E;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::BLOCK;
+use super::element::Element;
+use super::pack::{Pack, Panels, Rows};
+use super::plan::{Share, Tile, block_floats, first_seen};
+use super::product::{MOST_ROWS, Product, Size, rows_at_once};
+use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
+use crate::cpu::tensor::{Tensor, round};
+use crate::cpu::workers::Scratch;
+use crate::device::Attend;
+use crate::dtype::DType;
+use crate::host::{KvCache, Place, Shared, Staged};
+
+/// The score of a key that is not seen, and the largest score of no keys: finite, so that differences are numbers, and so
+/// small that no exponential of a difference from a true score is more than 0.
+const UNSEEN: f32 = -1e30;
+
+/// What all tasks of an operation share.
+pub(super) struct Operands<'a> {
+    pub op: &'a Attend,
+    pub staged: &'a Staged,
+    pub cache: &'a KvCache,
+    pub qkv: &'a Tensor,
+    pub out: &'a Shared<'a, f32>,
+    /// Elements from a row of out to the next.
+    pub stride: usize,
+    pub dtype: DType,
+    /// Blocks of all [`Share`]s.
+    pub memory: &'a Shared<'a, f32>,
+}
+
+impl Operands<'_> {
+    /// Elements a head, padded to vectors.
+    #[inline(always)]
+    fn columns(&self) -> usize {
+        padded(self.op.head_dim)
+    }
+
+    /// Query heads a K/V head.
+    #[inline(always)]
+    fn group(&self) -> usize {
+        self.op.heads / self.op.kv_heads
+    }
+
+    /// Token and head of a tile's query: queries are in order of K/V head, token, head.
+    #[inline(always)]
+    fn query(&self, tile: &Tile, query: usize) -> (usize, usize) {
+        let (group, each) = (self.group(), tile.tokens * self.group());
+        let (kv_head, token) = (tile.kv_heads.start + query / each, query % each / group);
+        (token, kv_head * group + query % group)
+    }
+
+    fn queries(&self, tile: &Tile) -> usize {
+        tile.kv_heads.len() * tile.tokens * self.group()
+    }
+
+    /// The keys of a block that the query of a tile's token sees.
+    #[inline(always)]
+    fn seen(&self, tile: &Tile, token: usize, block: usize) -> Range<usize> {
+        let position = tile.position + token;
+        let within = |position: usize| position.saturating_sub(block * BLOCK).min(BLOCK);
+        within(first_seen(self.op.window, position))..within(position + 1)
+    }
+
+    /// Writes `gathered / sum` of all queries of a tile.
+    #[inline(always)]
+    fn finish(&self, tile: &Tile, gathered: &[f32], sums: &[f32]) {
+        let dim = self.op.head_dim;
+        for (query, (gathered, sum)) in
+            gathered.chunks_exact(self.columns()).zip(sums).take(self.queries(tile)).enumerate()
+        {
+            let (token, head) = self.query(tile, query);
+            // SAFETY: no two tiles that finish have a token and a head in common.
+            let out = unsafe { self.out.part((tile.first + token) * self.stride + head * dim, dim) };
+            out.iter_mut().zip(gathered).for_each(|(y, x)| *y = x / sum);
+            round(self.dtype, out);
+        }
+    }
+}
+
+/// What a tile's queries have gathered: of each the largest score, the sum of exponentials, the weighted sum of values.
+struct Running<'a> {
+    largest: &'a mut [f32],
+    sums: &'a mut [f32],
+    gathered: &'a mut [f32],
+    columns: usize,
+}
+
+impl<'a> Running<'a> {
+    fn start(largest: &'a mut [f32], sums: &'a mut [f32], gathered: &'a mut [f32], columns: usize) -> Self {
+        largest.fill(UNSEEN);
+        sums.fill(0.0);
+        gathered.fill(0.0);
+        Self { largest, sums, gathered, columns }
+    }
+
+    /// Merges a block's largest scores and sums into those of the sixteen queries from `first` on, and says what each must
+    /// multiply what it has, and what is new.
+    #[inline(always)]
+    fn weigh<S: Wide>(&mut self, isa: S, first: usize, largest: &[f32; WIDE], sums: &[f32; WIDE]) -> [[f32; WIDE]; 2] {
+        let [before, total] = [&mut *self.largest, &mut *self.sums]
+            .map(|all| all[first..].first_chunk_mut::<WIDE>().expect("padded by a vector"));
+        let mut weights = [[0.0; WIDE]; 2];
+        // SAFETY: sixteen f32 each.
+        unsafe {
+            let (old, new) = (isa.load(before.as_ptr()), isa.load(largest.as_ptr()));
+            let most = isa.max(old, new);
+            let [old, new] = [old, new].map(|v| isa.exp2::<5>(isa.sub(v, most)));
+            isa.store(most, before.as_mut_ptr());
+            let sum = isa.fma(isa.load(sums.as_ptr()), new, isa.mul(isa.load(total.as_ptr()), old));
+            isa.store(sum, total.as_mut_ptr());
+            isa.store(old, weights[0].as_mut_ptr());
+            isa.store(new, weights[1].as_mut_ptr());
+        }
+        weights
+    }
+
+    /// Adds what one query has gathered of a block.
+    #[inline(always)]
+    fn add<S: Wide>(&mut self, isa: S, query: usize, fresh: &[f32], [old, new]: [f32; 2]) {
+        let gathered = &mut self.gathered[query * self.columns..][..self.columns];
+        let (old, new) = (isa.splat(old), isa.splat(new));
+        for (gathered, fresh) in gathered.as_chunks_mut::<WIDE>().0.iter_mut().zip(fresh.as_chunks::<WIDE>().0) {
+            // SAFETY: sixteen f32 each.
+            unsafe {
+                let sum = isa.fma(isa.load(fresh.as_ptr()), new, isa.mul(isa.load(gathered.as_ptr()), old));
+                isa.store(sum, gathered.as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// One block of a share: as many queries as its tiles have.
+struct Kept<'a> {
+    largest: &'a mut [f32],
+    sums: &'a mut [f32],
+    gathered: &'a mut [f32],
+}
+
+impl<'a> Kept<'a> {
+    /// # Safety
+    /// Nobody else holds this block of this share meanwhile.
+    unsafe fn of(operands: &'a Operands<'_>, share: &Share, block: usize, queries: usize) -> Self {
+        let floats = block_floats(queries, operands.columns());
+        // SAFETY: blocks of shares are disjoint, and this one is the caller's alone.
+        let memory = unsafe { operands.memory.part(share.at + (block - share.blocks.start) * floats, floats) };
+        let (largest, rest) = memory.split_at_mut(queries.next_multiple_of(WIDE));
+        let (sums, gathered) = rest.split_at_mut(queries.next_multiple_of(WIDE));
+        Self { largest, sums, gathered }
+    }
+}
+
+/// Computes a tile's blocks.
+pub(super) struct Gather<'a, E> {
+    operands: &'a Operands<'a>,
+    tile: &'a Tile,
+    share: Option<&'a Share>,
+    scratch: &'a mut Scratch,
+    element: PhantomData<E>,
+}
+
+impl<'a, E: Element> Gather<'a, E> {
+    pub(super) fn new(
+        operands: &'a Operands<'a>,
+        tile: &'a Tile,
+        share: Option<&'a Share>,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        Self { operands, tile, share, scratch, element: PhantomData }
+    }
+}
+
+/// Some queries of a tile, of one K/V head, against a block.
+struct Part<'a> {
+    tile: &'a Tile,
+    block: usize,
+    /// Counting all of the tile's.
+    first: usize,
+    count: usize,
+}
+
+impl Part<'_> {
+    /// The keys that its i-th query sees.
+    #[inline(always)]
+    fn seen(&self, operands: &Operands<'_>, i: usize) -> Range<usize> {
+        operands.seen(self.tile, operands.query(self.tile, self.first + i).0, self.block)
+    }
+}
+
+/// Memory for a few queries on their way through a block.
+struct Few<'a> {
+    q: &'a [u32],
+    q_stride: usize,
+    scores: &'a mut [f32],
+    weights: &'a mut [u32],
+    fresh: &'a mut [f32],
+    largest: [f32; WIDE],
+    sums: [f32; WIDE],
+}
+
+impl<E: Element> WideKernel for Gather<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Wide>(self, isa: S) {
+        let Self { operands, tile, share, scratch, .. } = self;
+        let (op, columns) = (operands.op, operands.columns());
+        let q_stride = columns / E::PER_WORD;
+        let (queries, each) = (operands.queries(tile), tile.tokens * operands.group());
+        let [q, keys, values, scores, weights, fresh, gathered, largest, sums, key_scales, value_scales] = scratch
+            .slices([
+                queries * q_stride,
+                padded(op.head_dim.div_ceil(E::PER_WORD)) * BLOCK,
+                BLOCK / E::PER_WORD * columns,
+                MOST_ROWS * BLOCK,
+                MOST_ROWS * BLOCK / E::PER_WORD,
+                MOST_ROWS * columns,
+                queries * columns,
+                queries + WIDE,
+                queries + WIDE,
+                BLOCK,
+                BLOCK,
+            ]);
+        let [q, keys, values, weights] = [q, keys, values, weights].map(as_words);
+        load_queries::<S, E>(isa, operands, tile, q);
+        let mut running = Running::start(largest, sums, gathered, columns);
+        let mut few = Few { q, q_stride, scores, weights, fresh, largest: [UNSEEN; WIDE], sums: [0.0; WIDE] };
+        let mut panels = Panels { keys, values, key_scales, value_scales };
+        let mut rows = Rows::start(operands, tile);
+        for block in tile.blocks.clone() {
+            rows.turn_to(operands, tile, block);
+            // SAFETY: a share's block is one task's alone until all have ended.
+            let mut kept = share.map(|share| unsafe { Kept::of(operands, share, block, queries) });
+            for (i, kv_head) in tile.kv_heads.clone().enumerate() {
+                let layout = operands.cache.layout();
+                isa.run(Pack::<E> {
+                    rows: &rows,
+                    at: (layout.key(kv_head), layout.value(kv_head)),
+                    scales_at: (layout.key_scale(kv_head), layout.value_scale(kv_head)),
+                    format: layout.format(),
+                    dim: op.head_dim,
+                    to: &mut panels,
+                    element: PhantomData,
+                });
+                for first in (0..each).step_by(rows_at_once::<S>()) {
+                    let count = rows_at_once::<S>().min(each - first);
+                    let part = Part { tile, block, first: i * each + first, count };
+                    few.gather::<S, E>(isa, operands, &part, &panels);
+                    few.leave(isa, operands, &part, &mut running, kept.as_mut());
+                }
+            }
+        }
+        if share.is_none() {
+            operands.finish(tile, running.gathered, running.sums);
+        }
+    }
+}
+
+/// Converts the tile's queries, multiplied by what makes a power of two of a score the exponential.
+#[inline(always)]
+fn load_queries<S: Wide, E: Element>(isa: S, operands: &Operands<'_>, tile: &Tile, q: &mut [u32]) {
+    let (dim, stride) = (operands.op.head_dim, operands.columns() / E::PER_WORD);
+    let scale = isa.splat(operands.op.scale * LOG2_E);
+    for (query, q) in q.chunks_exact_mut(stride).take(operands.queries(tile)).enumerate() {
+        let (token, head) = operands.query(tile, query);
+        let from = &operands.qkv.row(tile.first + token)[head * dim..][..dim];
+        for (from, q) in from.chunks(WIDE).zip(q.chunks_exact_mut(WIDE / E::PER_WORD)) {
+            let mut whole = [0.0; WIDE];
+            whole[..from.len()].copy_from_slice(from);
+            // SAFETY: sixteen f32, and the words of sixteen elements.
+            unsafe { E::store(isa, isa.mul(isa.load(whole.as_ptr()), scale), q.as_mut_ptr()) };
+        }
+    }
+}
+
+impl Rows {
+    fn start(operands: &Operands<'_>, tile: &Tile) -> Self {
+        let mut next = [std::ptr::null(); BLOCK];
+        find_rows(operands, tile, tile.blocks.start, &mut next);
+        Self { rows: next, count: 0, next }
+    }
+
+    /// To the next block: `block`, which the last call or `start` has looked up.
+    fn turn_to(&mut self, operands: &Operands<'_>, tile: &Tile, block: usize) {
+        self.rows = self.next;
+        self.count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
+        if block + 1 < tile.blocks.end {
+            find_rows(operands, tile, block + 1, &mut self.next);
+        }
+    }
+}
+
+/// Where the rows of a block start: those that the tile's last token sees, then the first of them again.
+fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*const u8; BLOCK]) {
+    let (layer, pages) = (operands.op.layer, operands.staged.pages(tile.row));
+    let page_size = operands.cache.shape().page_size;
+    let (mut page, mut offset) = (block * BLOCK / page_size, block * BLOCK % page_size);
+    let count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
+    for to in &mut to[..count] {
+        *to = operands.cache.row(Place { layer, page: pages[page] as usize, offset }).as_ptr();
+        offset += 1;
+        if offset == page_size {
+            (page, offset) = (page + 1, 0);
+        }
+    }
+    let first = to[0];
+    to[count..].fill(first);
+}
+
+impl Few<'_> {
+    /// Computes scores, exponentials and weighted values.
+    #[inline(always)]
+    fn gather<S: Wide, E: Element>(&mut self, isa: S, operands: &Operands<'_>, part: &Part<'_>, panels: &Panels<'_>) {
+        let columns = operands.columns();
+        (self.largest, self.sums) = ([UNSEEN; WIDE], [0.0; WIDE]);
+        let last = operands.seen(part.tile, operands.query(part.tile, part.first + part.count - 1).0, part.block);
+        let vectors = last.end.div_ceil(WIDE);
+        if vectors == 0 {
+            return;
+        }
+        let size = Size { rows: part.count, words: operands.op.head_dim.div_ceil(E::PER_WORD), vectors };
+        let q = &self.q[part.first * self.q_stride..];
+        assert!(q.len() >= (part.count - 1) * self.q_stride + size.words && part.count <= MOST_ROWS);
+        // SAFETY: as many rows of q as just asserted; a panel of keys has BLOCK columns, scores MOST_ROWS rows of them.
+        isa.run(unsafe {
+            let (keys, scores) = (panels.keys.as_ptr(), self.scores.as_mut_ptr());
+            Product::<E>::new((q.as_ptr(), self.q_stride), (keys, BLOCK), (scores, BLOCK), size)
+        });
+        let scaled = operands.cache.layout().format().is_scaled();
+        for i in 0..part.count {
+            let seen = part.seen(operands, i);
+            if seen.is_empty() {
+                continue;
+            }
+            let scores = &mut self.scores[i * BLOCK..][..vectors * WIDE];
+            if scaled {
+                scores.iter_mut().zip(&*panels.key_scales).for_each(|(score, scale)| *score *= scale);
+            }
+            scores[..seen.start].fill(UNSEEN);
+            scores[seen.end..].fill(UNSEEN);
+            self.largest[i] = largest(isa, scores);
+        }
+        for i in 0..part.count {
+            if part.seen(operands, i).is_empty() {
+                continue;
+            }
+            let weights = &mut self.weights[i * BLOCK / E::PER_WORD..][..vectors * WIDE / E::PER_WORD];
+            let scores = &self.scores[i * BLOCK..][..vectors * WIDE];
+            let scales = scaled.then_some(&*panels.value_scales);
+            self.sums[i] = exponentials::<S, E>(isa, scores, self.largest[i], scales, weights);
+        }
+        let size = Size { rows: part.count, words: last.end.div_ceil(E::PER_WORD), vectors: columns / WIDE };
+        // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights.
+        isa.run(unsafe {
+            let (weights, values) = ((self.weights.as_ptr(), BLOCK / E::PER_WORD), (panels.values.as_ptr(), columns));
+            Product::<E>::new(weights, values, (self.fresh.as_mut_ptr(), columns), size)
+        });
+    }
+
+    /// Merges what was gathered, or keeps it where the block's tile is shared.
+    #[inline(always)]
+    fn leave<S: Wide>(
+        &self,
+        isa: S,
+        operands: &Operands<'_>,
+        part: &Part<'_>,
+        running: &mut Running<'_>,
+        kept: Option<&mut Kept<'_>>,
+    ) {
+        let (first, count, columns) = (part.first, part.count, operands.columns());
+        match kept {
+            Some(kept) => {
+                kept.largest[first..][..count].copy_from_slice(&self.largest[..count]);
+                kept.sums[first..][..count].copy_from_slice(&self.sums[..count]);
+                kept.gathered[first * columns..][..count * columns].copy_from_slice(&self.fresh[..count * columns]);
+            }
+            None => {
+                let [old, new] = running.weigh(isa, first, &self.largest, &self.sums);
+                for i in (0..count).filter(|i| !part.seen(operands, *i).is_empty()) {
+                    running.add(isa, first + i, &self.fresh[i * columns..][..columns], [old[i], new[i]]);
+                }
+            }
+        }
+    }
+}
+
+/// The largest of some vectors of scores.
+#[inline(always)]
+fn largest<S: Wide>(isa: S, scores: &[f32]) -> f32 {
+    let mut most = isa.splat(f32::NEG_INFINITY);
+    for scores in scores.as_chunks::<WIDE>().0 {
+        // SAFETY: sixteen f32. NaN scores do not count: as exponentials they come back.
+        most = isa.max(unsafe { isa.load(scores.as_ptr()) }, most);
+    }
+    isa.largest(most)
+}
+
+/// `2^(score - largest)` as elements, multiplied by the values' scales, and their sum (without scales).
+#[inline(always)]
+fn exponentials<S: Wide, E: Element>(
+    isa: S,
+    scores: &[f32],
+    largest: f32,
+    scales: Option<&[f32]>,
+    weights: &mut [u32],
+) -> f32 {
+    let (largest, mut sum) = (isa.splat(largest), isa.splat(0.0));
+    let vectors = scores.as_chunks::<WIDE>().0.iter().zip(weights.chunks_exact_mut(WIDE / E::PER_WORD));
+    for (at, (scores, weights)) in vectors.enumerate() {
+        // SAFETY: sixteen f32 of scores and of scales, which are as many; the words of sixteen elements.
+        unsafe {
+            let mut p = E::exp2(isa, isa.sub(isa.load(scores.as_ptr()), largest));
+            sum = isa.add(sum, p);
+            if let Some(scales) = scales {
+                p = isa.mul(p, isa.load(scales[at * WIDE..][..WIDE].as_ptr()));
+            }
+            E::store(isa, p, weights.as_mut_ptr());
+        }
+    }
+    isa.sum(sum)
+}
+
+/// Merges the blocks of a share and writes the result.
+pub(super) struct Merge<'a> {
+    operands: &'a Operands<'a>,
+    tile: &'a Tile,
+    share: &'a Share,
+    scratch: &'a mut Scratch,
+}
+
+impl<'a> Merge<'a> {
+    /// # Safety
+    /// All tasks of the share have ended.
+    pub(super) unsafe fn new(
+        operands: &'a Operands<'a>,
+        tile: &'a Tile,
+        share: &'a Share,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        Self { operands, tile, share, scratch }
+    }
+}
+
+impl WideKernel for Merge<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Wide>(self, isa: S) {
+        let Self { operands, tile, share, scratch } = self;
+        let (columns, queries) = (operands.columns(), operands.queries(tile));
+        let [gathered, largest, sums] = scratch.slices([queries * columns, queries + WIDE, queries + WIDE]);
+        let mut running = Running::start(largest, sums, gathered, columns);
+        for block in share.blocks.clone() {
+            // SAFETY: the tasks that wrote it have ended, by the contract of `new`.
+            let kept = unsafe { Kept::of(operands, share, block, queries) };
+            for first in (0..queries).step_by(WIDE) {
+                let [largest, sums] =
+                    [&kept.largest, &kept.sums].map(|all| all[first..].first_chunk().expect("padded to vectors"));
+                let [old, new] = running.weigh(isa, first, largest, sums);
+                for query in first..queries.min(first + WIDE) {
+                    let token = operands.query(tile, query).0;
+                    if !operands.seen(tile, token, block).is_empty() {
+                        let (fresh, at) = (&kept.gathered[query * columns..][..columns], query - first);
+                        running.add(isa, query, fresh, [old[at], new[at]]);
+                    }
+                }
+            }
+        }
+        operands.finish(tile, running.gathered, running.sums);
+    }
+}
+
+/// The same memory, for bit patterns.
+fn as_words(slice: &mut [f32]) -> &mut [u32] {
+    // SAFETY: both are four bytes, of the same alignment, and any bits are valid in both.
+    unsafe { std::slice::from_raw_parts_mut(slice.as_mut_ptr().cast(), slice.len()) }
+}
