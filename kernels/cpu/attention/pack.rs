@@ -118,24 +118,27 @@ impl<E: Element> Pack<'_, '_, E> {
         for word in (0..words).step_by(WIDE) {
             let from = word * E::PER_WORD;
             let left = self.dim - from;
-            let mut corner = [[0u32; WIDE]; WIDE];
             let start = |i: usize| rows[i].wrapping_add(self.at.0 + from * bytes);
-            let turned: [*const u32; WIDE] = if R::FORMAT == E::STORED && left >= WIDE * E::PER_WORD {
-                std::array::from_fn(|i| start(i).cast())
-            } else {
-                for (i, corner) in corner.iter_mut().enumerate() {
-                    for part in 0..E::PER_WORD.min(left.div_ceil(WIDE)) {
-                        // SAFETY: a row holds `left` elements from here on, and a part is sixteen of them, or the last few.
-                        unsafe {
-                            let v = load_some::<S, R>(isa, start(i).add(part * WIDE * bytes), left - part * WIDE);
-                            E::store(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
-                        }
+            // SAFETY: `run` has checked that the panel has the words, padded.
+            let to = unsafe { self.to.keys.as_mut_ptr().add(word * BLOCK + first) };
+            if R::FORMAT == E::STORED && left >= WIDE * E::PER_WORD {
+                let rows: [*const u32; WIDE] = std::array::from_fn(|i| start(i).cast());
+                // SAFETY: rows hold sixteen more words; so does the panel.
+                unsafe { isa.transpose(&rows, to, BLOCK) };
+                continue;
+            }
+            let mut corner = [[0u32; WIDE]; WIDE];
+            for (i, corner) in corner.iter_mut().enumerate() {
+                for part in 0..E::PER_WORD.min(left.div_ceil(WIDE)) {
+                    // SAFETY: a row holds `left` elements from here on, and a part is sixteen of them, or the last few.
+                    unsafe {
+                        let v = load_some::<S, R>(isa, start(i).add(part * WIDE * bytes), left - part * WIDE);
+                        E::store(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
                     }
                 }
-                corner.each_ref().map(|row| row.as_ptr())
-            };
-            // SAFETY: sixteen rows of sixteen words; `run` has checked that the panel has the words, padded.
-            unsafe { isa.transpose(&turned, self.to.keys.as_mut_ptr().add(word * BLOCK + first), BLOCK) };
+            }
+            // SAFETY: sixteen rows of sixteen words; the panel as above.
+            unsafe { isa.transpose(&corner.each_ref().map(|row| row.as_ptr()), to, BLOCK) };
         }
     }
 
@@ -147,22 +150,20 @@ impl<E: Element> Pack<'_, '_, E> {
         for column in (0..columns).step_by(WIDE) {
             let left = self.dim - column;
             let start = |i: usize| self.rows.rows[first + i].wrapping_add(self.at.1 + column * bytes);
-            let whole = R::FORMAT == E::STORED && left >= WIDE && is_there(E::PER_WORD - 1);
-            let mut copies = [[0u32; WIDE]; 2];
-            let mut rows = [std::ptr::null(); 2];
-            for (i, copy) in copies.iter_mut().enumerate().take(E::PER_WORD) {
-                rows[i] = if whole {
-                    start(i).cast()
-                } else {
-                    if is_there(i) {
-                        // SAFETY: a row holds `left` elements from here on; a copy holds sixteen elements.
-                        unsafe { E::store(isa, load_some::<S, R>(isa, start(i), left), copy.as_mut_ptr()) };
-                    }
-                    copy.as_ptr()
-                };
+            // SAFETY: `run` has checked that the panel has this row and column.
+            let to = unsafe { self.to.values.as_mut_ptr().add(first / E::PER_WORD * columns + column) };
+            if R::FORMAT == E::STORED && left >= WIDE && is_there(E::PER_WORD - 1) {
+                // SAFETY: rows hold sixteen more elements.
+                unsafe { E::zip(isa, [start(0).cast(), start(E::PER_WORD - 1).cast()], to) };
+                continue;
             }
-            // SAFETY: sixteen elements of each row; `run` has checked that the panel has this row and column.
-            unsafe { E::zip(isa, rows, self.to.values.as_mut_ptr().add(first / E::PER_WORD * columns + column)) };
+            let mut copies = [[0u32; WIDE]; 2];
+            for (i, copy) in copies.iter_mut().enumerate().take(E::PER_WORD).filter(|(i, _)| is_there(*i)) {
+                // SAFETY: a row holds `left` elements from here on; a copy holds sixteen elements.
+                unsafe { E::store(isa, load_some::<S, R>(isa, start(i), left), copy.as_mut_ptr()) };
+            }
+            // SAFETY: sixteen elements of each.
+            unsafe { E::zip(isa, copies.each_ref().map(|row| row.as_ptr()), to) };
         }
     }
 }

@@ -83,11 +83,16 @@ impl<E: Element> Product<E> {
         unsafe {
             let b = self.b.add(vector * WIDE);
             for k in 0..self.size.words {
-                let b: [_; N] = std::array::from_fn(|j| E::load(isa, b.add(k * self.b_stride + j * WIDE)));
+                // Loops, not closures: those would be functions of their own, without the instruction set.
+                let b = b.add(k * self.b_stride);
+                let mut columns = [E::load(isa, b); N];
+                for (j, column) in columns.iter_mut().enumerate().skip(1) {
+                    *column = E::load(isa, b.add(j * WIDE));
+                }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let a = E::splat(isa, self.a.add(i * self.a_stride + k));
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum = E::dot(isa, *sum, b, a);
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = E::dot(isa, *sum, column, a);
                     }
                 }
             }

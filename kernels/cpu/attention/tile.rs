@@ -4,7 +4,6 @@
 //! next was just computed or lies in shared memory.
 use std::f32::consts::LOG2_E;
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use super::BLOCK;
 use super::element::Element;
@@ -61,12 +60,12 @@ impl Operands<'_> {
         tile.kv_heads.len() * tile.tokens * self.group()
     }
 
-    /// The keys of a block that the query of a tile's token sees.
+    /// The keys of a block that the query of a tile's token sees: a start and an end within the block.
     #[inline(always)]
-    fn seen(&self, tile: &Tile, token: usize, block: usize) -> Range<usize> {
+    fn seen(&self, tile: &Tile, token: usize, block: usize) -> (usize, usize) {
         let position = tile.position + token;
         let within = |position: usize| position.saturating_sub(block * BLOCK).min(BLOCK);
-        within(first_seen(self.op.window, position))..within(position + 1)
+        (within(first_seen(self.op.window, position)), within(position + 1))
     }
 
     /// Writes `gathered / sum` of all queries of a tile.
@@ -112,7 +111,7 @@ impl<'a> Running<'a> {
         unsafe {
             let (old, new) = (isa.load(before.as_ptr()), isa.load(largest.as_ptr()));
             let most = isa.max(old, new);
-            let [old, new] = [old, new].map(|v| isa.exp2::<5>(isa.sub(v, most)));
+            let (old, new) = (isa.exp2::<5>(isa.sub(old, most)), isa.exp2::<5>(isa.sub(new, most)));
             isa.store(most, before.as_mut_ptr());
             let sum = isa.fma(isa.load(sums.as_ptr()), new, isa.mul(isa.load(total.as_ptr()), old));
             isa.store(sum, total.as_mut_ptr());
@@ -178,19 +177,35 @@ impl<'a, E: Element> Gather<'a, E> {
 }
 
 /// Some queries of a tile, of one K/V head, against a block.
-struct Part<'a> {
-    tile: &'a Tile,
-    block: usize,
+struct Part {
     /// Counting all of the tile's.
     first: usize,
     count: usize,
+    /// The keys that each sees: a start and an end within the block.
+    seen: [(usize, usize); MOST_ROWS],
 }
 
-impl Part<'_> {
-    /// The keys that its i-th query sees.
+impl Part {
     #[inline(always)]
-    fn seen(&self, operands: &Operands<'_>, i: usize) -> Range<usize> {
-        operands.seen(self.tile, operands.query(self.tile, self.first + i).0, self.block)
+    fn new(operands: &Operands<'_>, tile: &Tile, block: usize, (first, count): (usize, usize)) -> Self {
+        let group = operands.group();
+        let within_head = first % (tile.tokens * group);
+        let (mut token, mut head) = (within_head / group, within_head % group);
+        let mut seen = [(0, 0); MOST_ROWS];
+        for seen in &mut seen[..count] {
+            *seen = operands.seen(tile, token, block);
+            head += 1;
+            if head == group {
+                (token, head) = (token + 1, 0);
+            }
+        }
+        Self { first, count, seen }
+    }
+
+    /// Those that see anything: the index among the few, and what.
+    #[inline(always)]
+    fn seeing(&self) -> impl Iterator<Item = (usize, (usize, usize))> {
+        self.seen.into_iter().take(self.count).enumerate().filter(|(_, (start, end))| start < end)
     }
 }
 
@@ -251,7 +266,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
                 });
                 for first in (0..each).step_by(rows_at_once::<S>()) {
                     let count = rows_at_once::<S>().min(each - first);
-                    let part = Part { tile, block, first: i * each + first, count };
+                    let part = Part::new(operands, tile, block, (i * each + first, count));
                     few.gather::<S, E>(isa, operands, &part, &panels);
                     few.leave(isa, operands, &part, &mut running, kept.as_mut());
                 }
@@ -317,11 +332,11 @@ fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*cons
 impl Few<'_> {
     /// Computes scores, exponentials and weighted values.
     #[inline(always)]
-    fn gather<S: Wide, E: Element>(&mut self, isa: S, operands: &Operands<'_>, part: &Part<'_>, panels: &Panels<'_>) {
+    fn gather<S: Wide, E: Element>(&mut self, isa: S, operands: &Operands<'_>, part: &Part, panels: &Panels<'_>) {
         let columns = operands.columns();
         (self.largest, self.sums) = ([UNSEEN; WIDE], [0.0; WIDE]);
-        let last = operands.seen(part.tile, operands.query(part.tile, part.first + part.count - 1).0, part.block);
-        let vectors = last.end.div_ceil(WIDE);
+        let end = part.seen[part.count - 1].1;
+        let vectors = end.div_ceil(WIDE);
         if vectors == 0 {
             return;
         }
@@ -334,29 +349,22 @@ impl Few<'_> {
             Product::<E>::new((q.as_ptr(), self.q_stride), (keys, BLOCK), (scores, BLOCK), size)
         });
         let scaled = operands.cache.layout().format().is_scaled();
-        for i in 0..part.count {
-            let seen = part.seen(operands, i);
-            if seen.is_empty() {
-                continue;
-            }
+        for (i, (start, end)) in part.seeing() {
             let scores = &mut self.scores[i * BLOCK..][..vectors * WIDE];
             if scaled {
                 scores.iter_mut().zip(&*panels.key_scales).for_each(|(score, scale)| *score *= scale);
             }
-            scores[..seen.start].fill(UNSEEN);
-            scores[seen.end..].fill(UNSEEN);
+            scores[..start].fill(UNSEEN);
+            scores[end..].fill(UNSEEN);
             self.largest[i] = largest(isa, scores);
         }
-        for i in 0..part.count {
-            if part.seen(operands, i).is_empty() {
-                continue;
-            }
+        for (i, _) in part.seeing() {
             let weights = &mut self.weights[i * BLOCK / E::PER_WORD..][..vectors * WIDE / E::PER_WORD];
             let scores = &self.scores[i * BLOCK..][..vectors * WIDE];
             let scales = scaled.then_some(&*panels.value_scales);
             self.sums[i] = exponentials::<S, E>(isa, scores, self.largest[i], scales, weights);
         }
-        let size = Size { rows: part.count, words: last.end.div_ceil(E::PER_WORD), vectors: columns / WIDE };
+        let size = Size { rows: part.count, words: end.div_ceil(E::PER_WORD), vectors: columns / WIDE };
         // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights.
         isa.run(unsafe {
             let (weights, values) = ((self.weights.as_ptr(), BLOCK / E::PER_WORD), (panels.values.as_ptr(), columns));
@@ -370,7 +378,7 @@ impl Few<'_> {
         &self,
         isa: S,
         operands: &Operands<'_>,
-        part: &Part<'_>,
+        part: &Part,
         running: &mut Running<'_>,
         kept: Option<&mut Kept<'_>>,
     ) {
@@ -383,7 +391,7 @@ impl Few<'_> {
             }
             None => {
                 let [old, new] = running.weigh(isa, first, &self.largest, &self.sums);
-                for i in (0..count).filter(|i| !part.seen(operands, *i).is_empty()) {
+                for (i, _) in part.seeing() {
                     running.add(isa, first + i, &self.fresh[i * columns..][..columns], [old[i], new[i]]);
                 }
             }
@@ -466,7 +474,8 @@ impl WideKernel for Merge<'_> {
                 let [old, new] = running.weigh(isa, first, largest, sums);
                 for query in first..queries.min(first + WIDE) {
                     let token = operands.query(tile, query).0;
-                    if !operands.seen(tile, token, block).is_empty() {
+                    let (start, end) = operands.seen(tile, token, block);
+                    if start < end {
                         let (fresh, at) = (&kept.gathered[query * columns..][..columns], query - first);
                         running.add(isa, query, fresh, [old[at], new[at]]);
                     }

@@ -7,6 +7,20 @@ use super::wide::{WIDE, Wide, WideKernel};
 /// Two registers.
 type Two<T> = [T; 2];
 
+/// `a * 2^n`. NaN as `n` becomes -127 (max gives its second operand); `a` is NaN then as well, and stays so.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn times_power_of_two(a: __m256, n: __m256) -> __m256 {
+    // SAFETY: by contract.
+    unsafe {
+        let n = _mm256_cvtps_epi32(_mm256_max_ps(n, _mm256_set1_ps(-127.0)));
+        let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)));
+        _mm256_mul_ps(a, _mm256_castsi256_ps(power))
+    }
+}
+
 // SAFETY of all blocks below: `self` proves AVX2, FMA and F16C; pointers are readable or writable by the trait's contract.
 impl Wide for Avx2 {
     type F = Two<__m256>;
@@ -102,17 +116,15 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn nearest(self, v: Self::F) -> Self::F {
         // SAFETY: see above.
-        v.map(|v| unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) })
+        unsafe {
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            [_mm256_round_ps::<NEAREST>(v[0]), _mm256_round_ps::<NEAREST>(v[1])]
+        }
     }
     #[inline(always)]
     fn times_power_of_two(self, a: Self::F, n: Self::F) -> Self::F {
-        // SAFETY: see above. NaN becomes -127 (max gives its second operand), and stays NaN through `a`.
-        let times = |a, n| unsafe {
-            let n = _mm256_cvtps_epi32(_mm256_max_ps(n, _mm256_set1_ps(-127.0)));
-            let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)));
-            _mm256_mul_ps(a, _mm256_castsi256_ps(power))
-        };
-        [times(a[0], n[0]), times(a[1], n[1])]
+        // SAFETY: see above.
+        unsafe { [times_power_of_two(a[0], n[0]), times_power_of_two(a[1], n[1])] }
     }
     #[inline(always)]
     fn largest(self, v: Self::F) -> f32 {
@@ -139,8 +151,8 @@ impl Wide for Avx2 {
     unsafe fn load_i8(self, from: *const i8) -> Self::F {
         // SAFETY: see above.
         unsafe {
-            let half = |from: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
-            [half(from), half(from.add(8))]
+            let (low, high) = (_mm_loadl_epi64(from.cast()), _mm_loadl_epi64(from.add(8).cast()));
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
         }
     }
     #[inline(always)]
@@ -149,21 +161,29 @@ impl Wide for Avx2 {
             let (row, word) = (quarter / 2 * 8, quarter % 2 * 8);
             // SAFETY: see above: eight rows of eight words, a quarter of what is readable and writable.
             unsafe {
-                let v: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(rows[row + i].add(word).cast()));
-                let low = [0, 2, 4, 6].map(|i| _mm256_unpacklo_ps(v[i], v[i + 1]));
-                let high = [0, 2, 4, 6].map(|i| _mm256_unpackhi_ps(v[i], v[i + 1]));
-                let columns = |a: &[__m256; 4], i: usize| {
-                    [
-                        _mm256_shuffle_ps::<0b01_00_01_00>(a[i], a[i + 1]),
-                        _mm256_shuffle_ps::<0b11_10_11_10>(a[i], a[i + 1]),
-                    ]
-                };
-                let (upper, lower) = ([columns(&low, 0), columns(&high, 0)], [columns(&low, 2), columns(&high, 2)]);
+                // Loops, not closures: those are functions of their own, which without the features inline no instruction.
+                let mut v = [_mm256_setzero_ps(); 8];
+                for i in 0..8 {
+                    v[i] = _mm256_loadu_ps(rows[row + i].add(word).cast());
+                }
+                // pairs[2 i + h]: words 4 q + 2 h and + 1 of rows 2 i and 2 i + 1, of each half q.
+                let mut pairs = v;
                 for i in 0..4 {
-                    let (a, b) = (upper[i / 2][i % 2], lower[i / 2][i % 2]);
+                    pairs[2 * i] = _mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+                    pairs[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+                }
+                // fours[4 i + w]: word 4 q + w of rows 4 i to 4 i + 3, of each half q.
+                let mut fours = v;
+                for i in [0, 1, 4, 5] {
+                    let at = i / 4 * 4 + i % 2 * 2;
+                    fours[at] = _mm256_shuffle_ps::<0b01_00_01_00>(pairs[i], pairs[i + 2]);
+                    fours[at + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(pairs[i], pairs[i + 2]);
+                }
+                for i in 0..4 {
                     let to = to.add((word + i) * stride + row);
-                    _mm256_storeu_ps(to.cast(), _mm256_permute2f128_ps::<0x20>(a, b));
-                    _mm256_storeu_ps(to.add(4 * stride).cast(), _mm256_permute2f128_ps::<0x31>(a, b));
+                    let (low, high) = (fours[i], fours[4 + i]);
+                    _mm256_storeu_ps(to.cast(), _mm256_permute2f128_ps::<0x20>(low, high));
+                    _mm256_storeu_ps(to.add(4 * stride).cast(), _mm256_permute2f128_ps::<0x31>(low, high));
                 }
             }
         }

@@ -147,20 +147,26 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize) {
         // SAFETY: see above. Pairs of rows, pairs of those, then quarters of registers twice.
         unsafe {
-            let v: [__m512i; 16] = std::array::from_fn(|i| _mm512_loadu_si512(rows[i].cast()));
+            // Loops, not closures: those are functions of their own, which without the features inline no instruction.
+            let mut v = [_mm512_setzero_si512(); 16];
+            for i in 0..16 {
+                v[i] = _mm512_loadu_si512(rows[i].cast());
+            }
             // pairs[2 i + h]: words 4 q + 2 h and + 1 of rows 2 i and 2 i + 1, of each quarter q.
-            let pairs: [__m512i; 16] = std::array::from_fn(|i| {
-                let (a, b) = (v[i & !1], v[i | 1]);
-                if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
-            });
+            let mut pairs = v;
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+            }
             // fours[4 i + w]: word 4 q + w of rows 4 i to 4 i + 3, of each quarter q.
-            let fours: [__m512i; 16] = std::array::from_fn(|i| {
-                let (from, word) = (i & !3, i % 4);
-                let (a, b) = (pairs[from + word / 2], pairs[from + 2 + word / 2]);
-                if word % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
-            });
+            let mut fours = v;
+            for i in [0, 1, 4, 5, 8, 9, 12, 13] {
+                let at = i / 4 * 4 + i % 2 * 2;
+                fours[at] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+                fours[at + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+            }
             for word in 0..4 {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|i| fours[4 * i + word]);
+                let (a, b, c, d) = (fours[word], fours[4 + word], fours[8 + word], fours[12 + word]);
                 let (even_low, odd_low) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
                 let (even_high, odd_high) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
                 let columns = [
