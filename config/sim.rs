@@ -77,7 +77,7 @@ pub struct SimOverhead {
     pub all_reduce_us: f64,
 }
 
-/// A dense decoder's shape: `config.json` as numbers.
+/// A decoder's shape: `config.json` as numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimModel {
@@ -91,8 +91,10 @@ pub struct SimModel {
     pub kv_heads: usize,
     /// Elements a head.
     pub head_dim: usize,
-    /// Width of the MLP.
+    /// Width of the MLP; in a mixture of experts, of the layers that have one.
     pub intermediate_size: usize,
+    /// The mixture of experts, where the model is one.
+    pub experts: Option<SimExperts>,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// The longest sequence, in tokens.
@@ -103,6 +105,20 @@ pub struct SimModel {
     pub weight_bytes: f64,
     /// Bytes of an element of K or V.
     pub kv_bytes: f64,
+}
+
+/// A mixture of experts' shape.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimExperts {
+    /// Layers that have experts in place of an MLP.
+    pub layers: usize,
+    /// Experts of such a layer.
+    pub count: usize,
+    /// Experts that a token goes through.
+    pub per_token: usize,
+    /// Width of an expert's MLP.
+    pub intermediate_size: usize,
 }
 
 /// The profiles that come with the program, by name.
@@ -216,6 +232,18 @@ impl SimModel {
                 return Err(format!("model.{key} = {value}: expected 1 to {most}"));
             }
         }
+        if let Some(experts) = self.experts {
+            for (key, value, most) in [
+                ("layers", experts.layers, self.layers),
+                ("count", experts.count, 1 << 10),
+                ("per_token", experts.per_token, experts.count),
+                ("intermediate_size", experts.intermediate_size, 1 << 20),
+            ] {
+                if !(1..=most).contains(&value) {
+                    return Err(format!("model.experts.{key} = {value}: expected 1 to {most}"));
+                }
+            }
+        }
         if !self.heads.is_multiple_of(self.kv_heads) || self.context < 2 {
             let why = "kv_heads must divide heads, and a sequence has 2 tokens or more (context)";
             return Err(format!("model: {why}"));
@@ -276,6 +304,17 @@ mod tests {
         }
         let model = NAMED[4].1.replace("kv_heads = 8 ", "kv_heads = 7 ");
         assert!(find(&model).unwrap_err().contains("kv_heads must divide heads"));
+        let experts = "\n[model.experts]\nlayers = 64\ncount = 128\nper_token = 8\nintermediate_size = 768\n";
+        let model = format!("{}{experts}", NAMED[4].1);
+        assert_eq!(find(&model).unwrap().model.unwrap().experts.unwrap().per_token, 8);
+        for (from, to, message) in [
+            ("per_token = 8", "per_token = 129", "model.experts.per_token = 129: expected 1 to 128"),
+            ("layers = 64\ncount", "layers = 65\ncount", "model.experts.layers = 65: expected 1 to 64"),
+            ("count = 128", "", "missing field `count`"),
+        ] {
+            let said = find(&model.replace(from, to)).unwrap_err();
+            assert!(said.contains(message), "{to}: {said}");
+        }
         assert!(SimProfile::find("/nowhere/mine.toml").unwrap_err().to_string().contains("/nowhere/mine.toml: "));
         assert!(find(&"#".repeat(1 << 17)).unwrap_err().contains("at most 65536"));
     }

@@ -15,8 +15,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use minisgl_checkpoint::ModelConfig;
-use minisgl_config::sim::{DEFAULT_PROFILE, SimModel, SimProfile};
+use minisgl_checkpoint::{ExpertsConfig, ModelConfig};
+use minisgl_config::sim::{DEFAULT_PROFILE, SimExperts, SimModel, SimProfile};
 use minisgl_config::{DTypeChoice, EngineSettings};
 use minisgl_kernels::{RowError, Sampling, Slot, TokenId, Want};
 
@@ -108,6 +108,11 @@ fn shape(config: &ModelConfig) -> SimModel {
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
         intermediate_size: config.intermediate_size,
+        experts: config.experts.as_ref().and_then(|experts| {
+            let layers = experts.sparse_layers.iter().filter(|sparse| **sparse).count();
+            let ExpertsConfig { count, per_token, intermediate_size, .. } = *experts;
+            (layers > 0).then_some(SimExperts { layers, count, per_token, intermediate_size })
+        }),
         vocab_size: config.vocab_size,
         context: config.context,
         tied: config.tie_word_embeddings,

@@ -9,7 +9,10 @@
 //!        + max(logits FLOPs / compute, output matrix bytes / memory)                where a row wants a token
 //!        + 2 layers * (all_reduce_us + bytes / link)                                where ranks share the model
 //! ```
-//! Not in it: norms, activations' own traffic, sliding windows (each layer sees all), experts.
+//! A mixture's tokens are taken to choose among all experts alike: of `E`, each token `k`, `n` tokens read
+//! `E (1 - (1 - k/E)^n)`, and each computes `k`.
+//!
+//! Not in it: norms, activations' own traffic, sliding windows (each layer sees all).
 use std::time::Duration;
 
 use minisgl_config::sim::{MOST_GPUS, SimModel, SimProfile};
@@ -39,6 +42,22 @@ pub struct CostModel {
     link_byte_s: f64,
     all_reduce_s: f64,
     step_s: f64,
+}
+
+/// Elements of matrices, as a step uses them.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    /// From memory, once.
+    read: f64,
+    /// With each vector.
+    multiplied: f64,
+}
+
+impl Used {
+    /// Every vector meets every element.
+    fn all(elements: f64) -> Self {
+        Self { read: elements, multiplied: elements }
+    }
 }
 
 /// Width of what ranks exchange: activations in 16 bits.
@@ -77,9 +96,9 @@ impl CostModel {
             attention_s += self.attention_s(row);
         }
         let seconds = self.step_s
-            + self.linear_s(self.layer_parameters(), tokens)
+            + self.linear_s(self.layers_by(tokens), tokens)
             + attention_s
-            + if logits > 0.0 { self.linear_s(self.output_parameters(), logits) } else { 0.0 }
+            + if logits > 0.0 { self.linear_s(Used::all(self.output_parameters()), logits) } else { 0.0 }
             + self.all_reduces_s(tokens);
         Duration::from_secs_f64(seconds)
     }
@@ -87,7 +106,7 @@ impl CostModel {
     /// Bytes of all weights, on all ranks together.
     pub fn weight_bytes(&self) -> f64 {
         let embeddings = if self.model.tied { 1.0 } else { 2.0 };
-        (self.layer_parameters() + embeddings * self.output_parameters()) * self.model.weight_bytes
+        (self.layers_by(f64::INFINITY).read + embeddings * self.output_parameters()) * self.model.weight_bytes
     }
 
     /// Bytes of K/V a token, on all ranks together.
@@ -101,23 +120,34 @@ impl CostModel {
         &self.model
     }
 
-    /// Elements of all layers' matrices.
-    fn layer_parameters(&self) -> f64 {
+    /// Elements of all layers' matrices, as so many tokens use them.
+    fn layers_by(&self, tokens: f64) -> Used {
         let m = &self.model;
         let [layers, hidden, heads, kv_heads, head_dim, intermediate] =
             [m.layers, m.hidden_size, m.heads, m.kv_heads, m.head_dim, m.intermediate_size].map(|n| n as f64);
         let attention = hidden * (heads + 2.0 * kv_heads) * head_dim + heads * head_dim * hidden;
-        layers * (attention + 3.0 * hidden * intermediate)
+        let (sparse, mixture) = match m.experts {
+            Some(experts) => {
+                let [sparse, count, per_token, inner] =
+                    [experts.layers, experts.count, experts.per_token, experts.intermediate_size].map(|n| n as f64);
+                let (router, expert) = (count * hidden, 3.0 * hidden * inner);
+                let chosen = count * (1.0 - (1.0 - per_token / count).powf(tokens));
+                (sparse, Used { read: router + chosen * expert, multiplied: router + per_token * expert })
+            }
+            None => (0.0, Used::all(0.0)),
+        };
+        let dense = layers * attention + (layers - sparse) * 3.0 * hidden * intermediate;
+        Used { read: dense + sparse * mixture.read, multiplied: dense + sparse * mixture.multiplied }
     }
 
     fn output_parameters(&self) -> f64 {
         self.model.hidden_size as f64 * self.model.vocab_size as f64
     }
 
-    /// Matrices of so many elements, each read once, times so many vectors.
-    fn linear_s(&self, parameters: f64, vectors: f64) -> f64 {
-        let compute_s = 2.0 * parameters * vectors * self.linear_flop_s;
-        let memory_s = parameters * self.model.weight_bytes * self.linear_byte_s;
+    /// Matrices, each read once, times so many vectors.
+    fn linear_s(&self, matrices: Used, vectors: f64) -> f64 {
+        let compute_s = 2.0 * matrices.multiplied * vectors * self.linear_flop_s;
+        let memory_s = matrices.read * self.model.weight_bytes * self.linear_byte_s;
         compute_s.max(memory_s) / self.ranks
     }
 
@@ -144,6 +174,8 @@ impl CostModel {
 
 #[cfg(test)]
 mod tests {
+    use minisgl_config::sim::SimExperts;
+
     use super::*;
 
     fn cost(name: &str) -> CostModel {
@@ -190,6 +222,36 @@ mod tests {
         let output = 5120.0 * 151_936.0 * 2.0 / 3.84e12;
         let expected = 300e-6 + linear + attention + output;
         assert!((seconds / expected - 1.0).abs() < 1e-3, "{seconds} where {expected} is due");
+    }
+
+    /// Qwen3-30B-A3B's shape on one H200; its card says 30.5e9 parameters, 3.3e9 of them active.
+    #[test]
+    fn a_mixture_reads_the_chosen_experts_and_computes_a_token_s() {
+        let experts = Some(SimExperts { layers: 48, count: 128, per_token: 8, intermediate_size: 768 });
+        let profile = SimProfile::find("1xh200-qwen3-14b").unwrap();
+        let shape = SimModel {
+            layers: 48,
+            hidden_size: 2048,
+            heads: 32,
+            kv_heads: 4,
+            head_dim: 128,
+            intermediate_size: 6144,
+            experts,
+            tied: false,
+            ..profile.model.unwrap()
+        };
+        let cost = CostModel::new(&profile, shape, 1).unwrap();
+        let all = cost.weight_bytes() / 2.0;
+        assert!((all / 30.5e9 - 1.0).abs() < 0.01, "{all:e}");
+        let one = cost.layers_by(1.0);
+        let active = one.multiplied + 2.0 * cost.output_parameters();
+        assert!((active / 3.3e9 - 1.0).abs() < 0.05, "{active:e}");
+        assert!((one.read / one.multiplied - 1.0).abs() < 1e-9, "one token reads what it computes with");
+        let many = cost.layers_by(1000.0);
+        assert!((many.multiplied - one.multiplied).abs() < 1.0 && many.read > 8.0 * one.read);
+        // 64 rows choose nearly every expert: they wait for memory, more than twice the time of a row alone.
+        let (one, many) = (cost.batch_time(decode(1, 0)), cost.batch_time(decode(64, 0)));
+        assert!(many > 2 * one, "{one:?} {many:?}");
     }
 
     #[test]
