@@ -92,7 +92,7 @@ mod tests {
     use std::path::Path;
 
     use minisgl_checkpoint::{Checkpoint, OpenOptions};
-    use minisgl_kernels::DType;
+    use minisgl_kernels::KvFormat;
     use minisgl_kernels::reference::Reference;
     use safetensors::SafeTensors;
     use serde_json::{Value, json};
@@ -113,7 +113,7 @@ mod tests {
         safetensors::serialize_to_file(kept, None, &folder.path().join("model.safetensors")).unwrap();
         let options = OpenOptions { dummy_weights: false, weights: true };
         let checkpoint = Checkpoint::open(folder.path(), options).unwrap();
-        let loaded = Decoder::load(&mut Reference::new(DType::F32), &checkpoint, Rank::SOLE, &mut |_, _| {});
+        let loaded = Decoder::load(&mut Reference::new(KvFormat::F32), &checkpoint, Rank::SOLE, &mut |_, _| {});
         loaded.err().expect("the files do not go together").to_string()
     }
 
