@@ -12,7 +12,7 @@ pub struct EngineSettings {
     pub model_source: HubSource,
     /// Run without weights: seeded random ones.
     pub dummy_weight: bool,
-    /// Type of computation and K/V.
+    /// What weights are kept as, and K/V.
     pub dtype: DTypeChoice,
     /// Which device computes.
     pub device: DeviceKind,
@@ -221,7 +221,8 @@ pub enum HubSource {
 /// `--dtype`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DTypeChoice {
-    /// The device's choice: float32 on a CPU.
+    /// The device's choice: the fastest. On a CPU weights as they are stored, quantised ones multiplied with activations
+    /// of eight bits, and K/V in bfloat16.
     Auto,
     /// IEEE half.
     Float16,

@@ -142,7 +142,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     ),
     engine(
         "dtype",
-        "Type of computation and K/V; auto is the device's choice (float32 on a CPU)",
+        "What weights and K/V are kept as; auto: weights as stored, multiplied the fastest way; float32: exactly",
         &Choice { at: |s| &mut s.serve.engine.dtype },
     ),
     engine(

@@ -112,46 +112,31 @@ impl fmt::Display for DType {
 /// # Panics
 /// Where the lengths do not fit.
 pub fn dequantize_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    dequantize_row_by(Plain, dtype, bytes, out);
-}
-
-/// How small numbers become f32, eight at a time: by arithmetic here, by instructions where a device has them.
-pub(crate) trait Widen: Copy {
-    /// IEEE binary16.
-    fn half(self, h: u16) -> f32;
-    /// Eight little-endian halves.
-    fn halves(self, h: &[u8; 16], out: &mut [f32; 8]);
-    /// `q * d`
-    fn times(self, q: &[i8; 8], d: f32, out: &mut [f32; 8]);
-    /// `q * d + m`, rounded twice.
-    fn times_plus(self, q: &[i8; 8], d: f32, m: f32, out: &mut [f32; 8]);
-}
-
-/// By arithmetic.
-#[derive(Clone, Copy)]
-pub(crate) struct Plain;
-
-impl Widen for Plain {
-    #[inline(always)]
-    fn half(self, h: u16) -> f32 {
-        f16_to_f32(h)
-    }
-
-    #[inline(always)]
-    fn halves(self, h: &[u8; 16], out: &mut [f32; 8]) {
-        for (y, h) in out.iter_mut().zip(h.as_chunks::<2>().0) {
-            *y = f16_to_f32(u16::from_le_bytes(*h));
+    assert_eq!(Some(bytes.len()), dtype.row_bytes(out.len()), "bytes of {} elements of {dtype}", out.len());
+    match dtype {
+        DType::F32 => {
+            for (y, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *y = f32::from_le_bytes(*b);
+            }
         }
-    }
-
-    #[inline(always)]
-    fn times(self, q: &[i8; 8], d: f32, out: &mut [f32; 8]) {
-        out.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * d);
-    }
-
-    #[inline(always)]
-    fn times_plus(self, q: &[i8; 8], d: f32, m: f32, out: &mut [f32; 8]) {
-        out.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * d + m);
+        DType::F16 => {
+            for (y, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *y = f16_to_f32(u16::from_le_bytes(*b));
+            }
+        }
+        DType::BF16 => {
+            for (y, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *y = bf16_to_f32(u16::from_le_bytes(*b));
+            }
+        }
+        DType::Q4_0 => blocks::<legacy::Q4_0>(bytes, out),
+        DType::Q4_1 => blocks::<legacy::Q4_1>(bytes, out),
+        DType::Q5_0 => blocks::<legacy::Q5_0>(bytes, out),
+        DType::Q5_1 => blocks::<legacy::Q5_1>(bytes, out),
+        DType::Q8_0 => blocks::<legacy::Q8_0>(bytes, out),
+        DType::Q4_K => blocks::<k_quants::Q4_K>(bytes, out),
+        DType::Q5_K => blocks::<k_quants::Q5_K>(bytes, out),
+        DType::Q6_K => blocks::<k_quants::Q6_K>(bytes, out),
     }
 }
 
@@ -169,56 +154,57 @@ trait Format {
     fn scale(block: &[u8], s: usize, half: impl Fn(usize) -> f32) -> (f32, f32);
 }
 
-/// [`dequantize_row`] for inlining into a caller that is compiled for more vector instructions than the crate is.
-#[inline(always)]
-pub(crate) fn dequantize_row_by<W: Widen>(widen: W, dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    assert_eq!(Some(bytes.len()), dtype.row_bytes(out.len()), "bytes of {} elements of {dtype}", out.len());
-    match dtype {
-        DType::F32 => {
-            for (y, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *y = f32::from_le_bytes(*b);
-            }
-        }
-        DType::F16 => {
-            let (eights, rest) = out.as_chunks_mut::<8>();
-            let (halves, rest_bytes) = bytes.as_chunks::<16>();
-            eights.iter_mut().zip(halves).for_each(|(y, h)| widen.halves(h, y));
-            for (y, b) in rest.iter_mut().zip(rest_bytes.as_chunks::<2>().0) {
-                *y = widen.half(u16::from_le_bytes(*b));
-            }
-        }
-        DType::BF16 => {
-            for (y, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *y = bf16_to_f32(u16::from_le_bytes(*b));
-            }
-        }
-        DType::Q4_0 => blocks::<legacy::Q4_0, W>(widen, bytes, out),
-        DType::Q4_1 => blocks::<legacy::Q4_1, W>(widen, bytes, out),
-        DType::Q5_0 => blocks::<legacy::Q5_0, W>(widen, bytes, out),
-        DType::Q5_1 => blocks::<legacy::Q5_1, W>(widen, bytes, out),
-        DType::Q8_0 => blocks::<legacy::Q8_0, W>(widen, bytes, out),
-        DType::Q4_K => blocks::<k_quants::Q4_K, W>(widen, bytes, out),
-        DType::Q5_K => blocks::<k_quants::Q5_K, W>(widen, bytes, out),
-        DType::Q6_K => blocks::<k_quants::Q6_K, W>(widen, bytes, out),
-    }
+/// The half at a byte of a block.
+fn half(block: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
-/// Every block of a row. In two stages, since integers unpack sixteen or more at a time, and widen by eight.
-#[inline(always)]
-fn blocks<F: Format, W: Widen>(widen: W, bytes: &[u8], out: &mut [f32]) {
+/// Every block of a row.
+fn blocks<F: Format>(bytes: &[u8], out: &mut [f32]) {
     let mut q = [0; 256];
     let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
     for (block, y) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(len)) {
         F::unpack(block, &mut q);
-        let half = |at: usize| widen.half(u16::from_le_bytes([block[at], block[at + 1]]));
         for (s, (y, q)) in y.chunks_exact_mut(F::SHARE).zip(q.chunks_exact(F::SHARE)).enumerate() {
-            let (d, m) = F::scale(block, s, half);
-            for (y, q) in y.as_chunks_mut::<8>().0.iter_mut().zip(q.as_chunks::<8>().0) {
-                match F::MIN {
-                    true => widen.times_plus(q, d, m, y),
-                    false => widen.times(q, d, y),
-                }
+            let (d, m) = F::scale(block, s, |at| half(block, at));
+            match F::MIN {
+                true => y.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * d + m),
+                false => y.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * d),
             }
+        }
+    }
+}
+
+/// A block taken apart: `q * scale + minimum`, element by element.
+pub(crate) struct Block {
+    /// Small integers, as many as the block is long.
+    pub q: [i8; 256],
+    /// Scale and minimum of each share of the block.
+    pub scales: [(f32, f32); 16],
+}
+
+impl Block {
+    /// Takes a block of a quantised format apart.
+    #[inline(always)]
+    pub(crate) fn unpack(&mut self, dtype: DType, block: &[u8]) {
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => panic!("{dtype} has no blocks"),
+            DType::Q4_0 => self.take::<legacy::Q4_0>(block),
+            DType::Q4_1 => self.take::<legacy::Q4_1>(block),
+            DType::Q5_0 => self.take::<legacy::Q5_0>(block),
+            DType::Q5_1 => self.take::<legacy::Q5_1>(block),
+            DType::Q8_0 => self.take::<legacy::Q8_0>(block),
+            DType::Q4_K => self.take::<k_quants::Q4_K>(block),
+            DType::Q5_K => self.take::<k_quants::Q5_K>(block),
+            DType::Q6_K => self.take::<k_quants::Q6_K>(block),
+        }
+    }
+
+    #[inline(always)]
+    fn take<F: Format>(&mut self, block: &[u8]) {
+        F::unpack(block, &mut self.q);
+        for s in 0..F::DTYPE.block_len() / F::SHARE {
+            self.scales[s] = F::scale(block, s, |at| half(block, at));
         }
     }
 }

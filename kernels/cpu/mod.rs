@@ -28,20 +28,19 @@ mod workers;
 use std::sync::Arc;
 
 use attention::{Attention, Shares};
+pub use matmul::Keep;
 pub use matmul::Weight;
-use matmul::{Finish, Matmul};
+use matmul::{Arena, Finish, Input, Rows, Target};
 pub use moe::{Experts, MoeScratch};
-use rows::{Gated, RmsNorm, Rope};
+use rows::{Gated, Rope};
 use simd::Level;
 pub use tensor::Tensor;
-use tensor::round;
 use workers::Workers;
 
 use crate::device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError,
     SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
-use crate::dtype::{DType, Plain};
 use crate::host::{self, Buffer, KvCache, Place, Shared, Source, Staged};
 use crate::sampling;
 
@@ -50,17 +49,17 @@ use crate::sampling;
 pub struct CpuOptions {
     /// Threads, the caller's own among them. 0: one for each core that this process may use.
     pub threads: usize,
-    /// F32, F16 or BF16: what activations are rounded to between operations.
-    pub dtype: DType,
+    /// What weights are kept as, and so how they are multiplied.
+    pub keep: Keep,
     /// What K and V are stored as.
     pub kv_format: KvFormat,
 }
 
 /// The device.
 pub struct Cpu {
-    dtype: DType,
+    keep: Keep,
     kv_format: KvFormat,
-    /// Attention multiplies bf16 as bf16: where that is an instruction.
+    /// Attention multiplies bf16 as bf16: where that is an instruction, and results need not be exact.
     attend_in_bf16: bool,
     workers: Workers,
     limits: Option<Limits>,
@@ -71,8 +70,7 @@ pub struct Cpu {
     last: Vec<TokenId>,
     /// Blocks of keys that several threads attend to.
     shares: Shares,
-    /// Normalised activations, `[tokens, padded(width)]`.
-    normed: Buffer<f32>,
+    arena: Arena,
     /// `[wanted, vocabulary]`
     logits: Buffer<f32>,
 }
@@ -84,10 +82,6 @@ impl Cpu {
     }
 
     fn with_level(options: CpuOptions, level: Level) -> Result<Self, DeviceError> {
-        if !matches!(options.dtype, DType::F32 | DType::F16 | DType::BF16) {
-            let said = format!("cannot compute in {}: F32, F16 and BF16 are supported", options.dtype);
-            return Err(DeviceError::Other(said));
-        }
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             threads => threads,
@@ -95,9 +89,9 @@ impl Cpu {
         let workers = Workers::new(threads, level)
             .map_err(|error| DeviceError::Other(format!("cannot start {threads} threads: {error}")))?;
         Ok(Self {
-            dtype: options.dtype,
+            keep: options.keep,
             kv_format: options.kv_format,
-            attend_in_bf16: level.has_bf16(),
+            attend_in_bf16: options.keep != Keep::Exact && level.has_bf16(),
             workers,
             limits: None,
             vocabulary: 0,
@@ -105,33 +99,13 @@ impl Cpu {
             staged: Staged::default(),
             last: Vec::new(),
             shares: Shares::new(),
-            normed: Buffer::zeroed(0, "activations")?,
+            arena: Arena::new()?,
             logits: Buffer::zeroed(0, "logits")?,
         })
     }
 
     fn limits(&self) -> Limits {
         self.limits.expect("reserve comes before tensors and steps")
-    }
-
-    /// Normalises some tokens' rows into `self.normed`, one after the other.
-    fn normalise(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, tokens: impl Fn(usize) -> usize + Sync, count: usize) {
-        let stride = x.stride;
-        if self.normed.len() < count * stride {
-            // At most what one more tensor takes, which `reserve` could not know the width of.
-            self.normed = Buffer::zeroed(self.limits().tokens * stride, "activations")
-                .expect("memory for normalised activations");
-        }
-        let out = Shared::new(&mut self.normed);
-        let level = self.workers.level;
-        let (weight, eps) = (&norm.weight.0[..], norm.eps);
-        self.workers.run(count.div_ceil(ROWS_A_TASK), |_, task| {
-            for i in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(count) {
-                // SAFETY: each i is in one task.
-                let out = unsafe { out.part(i * stride, stride) };
-                level.run(RmsNorm { x: x.row(tokens(i)), weight, eps, out });
-            }
-        });
     }
 }
 
@@ -155,11 +129,11 @@ impl Device for Cpu {
     }
 
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Weight, DeviceError> {
-        Weight::load(parts, shard)
+        Weight::load(parts, shard, self.keep, &mut self.workers)
     }
 
     fn load_experts(&mut self, experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<Experts, DeviceError> {
-        Experts::load(experts, shard)
+        Experts::load(experts, shard, self.keep, &mut self.workers)
     }
 
     fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Vector, DeviceError> {
@@ -219,7 +193,7 @@ impl Device for Cpu {
         assert_eq!(table.columns, out.width, "an embedding's width");
         let stride = out.stride;
         let out = Shared::new(&mut out.values);
-        let (staged, last, dtype) = (&self.staged, &self.last, self.dtype);
+        let (staged, last) = (&self.staged, &self.last);
         self.workers.run(staged.tokens.len(), |_, t| {
             let token = match staged.tokens[t].source {
                 Source::Token(token) => token,
@@ -228,18 +202,16 @@ impl Device for Cpu {
             assert!(token < table.rows, "token {token} of a vocabulary of {}", table.rows);
             // SAFETY: a token's row is its task's alone.
             let out = unsafe { out.part(t * stride, table.columns) };
-            table.read_row(Plain, token, out);
-            round(dtype, out);
+            table.read_row(token, out);
         });
     }
 
     fn norm_matmul(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, w: &Weight, out: &mut Tensor) {
         assert_eq!((w.columns, w.rows), (x.width, out.width), "a weight between these widths");
-        let m = self.staged.tokens.len();
-        self.normalise(x, norm, |t| t, m);
-        let finish = Finish::Round(self.dtype);
-        let (x, out_stride) = (&self.normed[..], out.stride);
-        Matmul { x, m, w, out: &mut out.values, out_stride, finish }.run(&mut self.workers);
+        let rows = Rows::First(self.staged.tokens.len());
+        let x = Input { x: &x.values, stride: x.stride, rows, norm: Some((&norm.weight.0, norm.eps)) };
+        let to = Target { out: &mut out.values, stride: out.stride, rows, finish: Finish::Store };
+        matmul::multiply(&mut self.workers, &mut self.arena, w, x, to);
     }
 
     fn rope_store_kv(&mut self, qkv: &mut Tensor, op: &RopeStore<'_, Vector>) {
@@ -253,7 +225,7 @@ impl Device for Cpu {
         assert!(2 * inv_freq.len() <= head_dim, "{} frequencies for heads of {head_dim}", inv_freq.len());
         let (stride, width) = (qkv.stride, qkv.width);
         let (rows, writer) = (Shared::new(&mut qkv.values), cache.writer());
-        let (staged, level, dtype) = (&self.staged, self.workers.level, self.dtype);
+        let (staged, level) = (&self.staged, self.workers.level);
         self.workers.run(staged.tokens.len(), |scratch, t| {
             let token = staged.tokens[t];
             let [cos, sin] = scratch.slices([inv_freq.len(); 2]);
@@ -274,7 +246,6 @@ impl Device for Cpu {
                 k_norm: op.k_norm.as_ref().map(|norm| (&norm.weight.0[..], norm.eps)),
                 layout: op.layout,
                 cos_sin: (cos, sin),
-                dtype,
             });
             let page = staged.pages(token.row)[token.position / shape.page_size] as usize;
             let place = Place { layer: op.layer, page, offset: token.position % shape.page_size };
@@ -292,30 +263,37 @@ impl Device for Cpu {
         assert!(op.heads.is_multiple_of(op.kv_heads), "{} heads over {} K/V heads", op.heads, op.kv_heads);
         assert_eq!(out.width, op.heads * op.head_dim, "a row of heads");
         assert_ne!(op.window, Some(0), "a window sees the query's own position at least");
-        let (staged, dtype, in_bf16, shares) = (&self.staged, self.dtype, self.attend_in_bf16, &mut self.shares);
-        Attention { op, staged, cache, qkv, out, dtype, in_bf16, shares }.run(&mut self.workers);
+        let (staged, in_bf16, shares) = (&self.staged, self.attend_in_bf16, &mut self.shares);
+        Attention { op, staged, cache, qkv, out, in_bf16, shares }.run(&mut self.workers);
     }
 
     fn gated(&mut self, gate_up: &Tensor, bias: Option<&Vector>, act: Activation, out: &mut Tensor) {
         assert_eq!(gate_up.width, 2 * out.width, "a row of gate and up");
         let (stride, width) = (out.stride, out.width);
         let out = Shared::new(&mut out.values);
-        let (level, dtype, count) = (self.workers.level, self.dtype, self.staged.tokens.len());
+        let (level, count) = (self.workers.level, self.staged.tokens.len());
         let bias = bias.map(|bias| &bias.0[..]);
         self.workers.run(count.div_ceil(ROWS_A_TASK), |_, task| {
             for t in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(count) {
                 // SAFETY: each token is in one task.
                 let out = unsafe { out.part(t * stride, width) };
-                level.run(Gated { gate_up: gate_up.row(t), bias, act, out, dtype });
+                level.run(Gated { gate_up: gate_up.row(t), bias, act, out });
             }
         });
     }
 
     fn matmul_reduce_add(&mut self, x: &Tensor, w: &Weight, bias: Option<&Vector>, residual: &mut Tensor) {
         assert_eq!((w.columns, w.rows), (x.width, residual.width), "a weight between these widths");
-        let finish = Finish::Add(self.dtype, bias.map(|bias| &bias.0[..]));
-        let (m, out_stride) = (self.staged.tokens.len(), residual.stride);
-        Matmul { x: &x.values, m, w, out: &mut residual.values, out_stride, finish }.run(&mut self.workers);
+        let rows = Rows::First(self.staged.tokens.len());
+        let finish = Finish::Add(bias.map(|bias| &bias.0[..]));
+        let to = Target { out: &mut residual.values, stride: residual.stride, rows, finish };
+        matmul::multiply(
+            &mut self.workers,
+            &mut self.arena,
+            w,
+            Input { x: &x.values, stride: x.stride, rows, norm: None },
+            to,
+        );
     }
 
     fn moe(&mut self, op: &Moe<'_, Self>, scratch: &mut MoeScratch, residual: &mut Tensor) {
@@ -324,12 +302,12 @@ impl Device for Cpu {
 
     fn logits(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, head: &Weight) {
         assert_eq!((head.columns, head.rows), (x.width, self.vocabulary), "a head between these widths");
-        let wanted = std::mem::take(&mut self.staged.wanted);
-        self.normalise(x, norm, |i| wanted[i], wanted.len());
-        let (m, out_stride) = (wanted.len(), self.vocabulary);
-        self.staged.wanted = wanted;
-        let out = &mut self.logits;
-        Matmul { x: &self.normed, m, w: head, out, out_stride, finish: Finish::Store }.run(&mut self.workers);
+        let wanted = &self.staged.wanted;
+        let input =
+            Input { x: &x.values, stride: x.stride, rows: Rows::These(wanted), norm: Some((&norm.weight.0, norm.eps)) };
+        let rows = Rows::First(wanted.len());
+        let to = Target { out: &mut self.logits, stride: self.vocabulary, rows, finish: Finish::Store };
+        matmul::multiply(&mut self.workers, &mut self.arena, head, input, to);
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>]) -> Vec<Result<TokenId, RowError>> {

@@ -8,10 +8,9 @@
 //!   pairs of expert        0 0 0 | 2 | 3 3 | …         nobody chose expert 1
 //!   token of each pair     0 4 7 | 4 | 0 9 | …         `token_of`; the other way, `row_of[token][j]`
 //! ```
-use super::matmul::{Finish, Matmul, Weight};
+use super::matmul::{Finish, Input, Keep, Rows, Target, Weight, multiply};
 use super::rows::Gated;
-use super::simd::{Isa, Kernel, padded};
-use super::tensor::round;
+use super::simd::{Wide, WideKernel, padded};
 use super::workers::Workers;
 use super::{Cpu, ROWS_A_TASK, Tensor};
 use crate::device::{DeviceError, Moe, MoeShape, Shard, TensorView};
@@ -23,8 +22,14 @@ pub struct Experts(Vec<Weight>);
 
 impl Experts {
     /// See [`crate::Device::load_experts`].
-    pub(super) fn load(experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<Self, DeviceError> {
-        let weights = experts.iter().map(|parts| Weight::load(parts, shard)).collect::<Result<Vec<_>, _>>()?;
+    pub(super) fn load(
+        experts: &[Vec<TensorView<'_>>],
+        shard: Shard,
+        keep: Keep,
+        workers: &mut Workers,
+    ) -> Result<Self, DeviceError> {
+        let load = |parts: &Vec<TensorView<'_>>| Weight::load(parts, shard, keep, workers);
+        let weights = experts.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         let shape = |w: &Weight| (w.rows, w.columns);
         assert!(weights.iter().all(|w| shape(w) == shape(&weights[0])), "experts are of one shape");
         Ok(Self(weights))
@@ -48,10 +53,10 @@ pub struct MoeScratch {
     /// `[tokens, per_token]`: the pair's row in the buffers below
     row_of: Buffer<u32>,
     /// `[pairs]`
-    token_of: Buffer<u32>,
+    token_of: Buffer<usize>,
     /// `[experts + 1]`: expert `e` has the rows `starts[e] .. starts[e + 1]`
     starts: Vec<usize>,
-    /// `[pairs, padded(width)]`: the experts' inputs, then their outputs
+    /// `[pairs, padded(width)]`: the experts' outputs
     wide: Buffer<f32>,
     /// `[pairs, padded(2 * inner)]`
     gate_up: Buffer<f32>,
@@ -75,7 +80,7 @@ impl MoeScratch {
             chosen: indices()?,
             weights: Buffer::zeroed(pairs, WHAT)?,
             row_of: indices()?,
-            token_of: indices()?,
+            token_of: Buffer::zeroed(pairs, WHAT)?,
             starts: vec![0; experts + 1],
             wide: floats(pairs, width)?,
             gate_up: floats(pairs, 2 * inner)?,
@@ -96,24 +101,11 @@ impl MoeScratch {
         for (pair, &expert) in chosen.iter().enumerate() {
             let row = &mut self.starts[expert as usize];
             self.row_of[pair] = *row as u32;
-            self.token_of[*row] = (pair / per_token) as u32;
+            self.token_of[*row] = pair / per_token;
             *row += 1;
         }
         self.starts.copy_within(..experts, 1);
         self.starts[0] = 0;
-    }
-
-    /// Copies each pair's token to its row of `wide`.
-    fn gather(&mut self, workers: &mut Workers, normed: &[f32], tokens: usize) {
-        let (pairs, stride) = (tokens * self.shape.per_token, padded(self.shape.width));
-        let (wide, token_of) = (Shared::new(&mut self.wide), &self.token_of);
-        workers.run(pairs.div_ceil(ROWS_A_TASK), |_, task| {
-            for row in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(pairs) {
-                // SAFETY: each row is in one task.
-                let to = unsafe { wide.part(row * stride, stride) };
-                to.copy_from_slice(&normed[token_of[row] as usize * stride..][..stride]);
-            }
-        });
     }
 }
 
@@ -127,14 +119,17 @@ impl Cpu {
         op.down.assert_shape(experts, width, inner);
         let tokens = self.staged.tokens.len();
         let pairs = tokens * per_token;
-        let dtype = self.dtype;
-
-        self.normalise(residual, &op.norm, |t| t, tokens);
-        self.route(op, s, tokens);
+        self.route(op, s, residual, tokens);
         s.sort(tokens);
-        s.gather(&mut self.workers, &self.normed, tokens);
         let [wide, twice, once] = [width, 2 * inner, inner].map(padded);
-        self.each_expert(&s.starts, op.gate_up, (&s.wide, wide), (&mut s.gate_up, twice), Finish::Round(dtype));
+        for (w, pairs) in op.gate_up.0.iter().zip(s.starts.windows(2)) {
+            let rows = Rows::These(&s.token_of[pairs[0]..pairs[1]]);
+            let norm = Some((&op.norm.weight.0[..], op.norm.eps));
+            let x = Input { x: &residual.values, stride: residual.stride, rows, norm };
+            let (out, rows) = (&mut s.gate_up[pairs[0] * twice..], Rows::First(pairs[1] - pairs[0]));
+            let to = Target { out, stride: twice, rows, finish: Finish::Store };
+            multiply(&mut self.workers, &mut self.arena, w, x, to);
+        }
         let (level, act) = (self.workers.level, op.act);
         let (gate_up, out) = (&s.gate_up, Shared::new(&mut s.inner));
         self.workers.run(pairs.div_ceil(ROWS_A_TASK), |_, task| {
@@ -142,20 +137,27 @@ impl Cpu {
                 let gate_up = &gate_up[row * twice..][..2 * inner];
                 // SAFETY: each row is in one task.
                 let out = unsafe { out.part(row * once, inner) };
-                level.run(Gated { gate_up, bias: None, act, out, dtype });
+                level.run(Gated { gate_up, bias: None, act, out });
             }
         });
-        self.each_expert(&s.starts, op.down, (&s.inner, once), (&mut s.wide, wide), Finish::Store);
+        for (w, pairs) in op.down.0.iter().zip(s.starts.windows(2)) {
+            let rows = Rows::First(pairs[1] - pairs[0]);
+            let x = Input { x: &s.inner[pairs[0] * once..], stride: once, rows, norm: None };
+            let to = Target { out: &mut s.wide[pairs[0] * wide..], stride: wide, rows, finish: Finish::Store };
+            multiply(&mut self.workers, &mut self.arena, w, x, to);
+        }
         self.combine(s, residual);
     }
 
     /// The router's logits, and from them each token's experts.
-    fn route(&mut self, op: &Moe<'_, Self>, s: &mut MoeScratch, tokens: usize) {
+    fn route(&mut self, op: &Moe<'_, Self>, s: &mut MoeScratch, x: &Tensor, tokens: usize) {
         let MoeShape { experts, per_token, .. } = s.shape;
         let stride = padded(experts);
-        let finish = Finish::Store;
-        Matmul { x: &self.normed, m: tokens, w: op.router, out: &mut s.router, out_stride: stride, finish }
-            .run(&mut self.workers);
+        let rows = Rows::First(tokens);
+        let norm = Some((&op.norm.weight.0[..], op.norm.eps));
+        let input = Input { x: &x.values, stride: x.stride, rows, norm };
+        let to = Target { out: &mut s.router, stride, rows, finish: Finish::Store };
+        multiply(&mut self.workers, &mut self.arena, op.router, input, to);
         let (level, normalise) = (self.workers.level, op.normalise);
         let (router, chosen) = (Shared::new(&mut s.router), Shared::new(&mut s.chosen));
         let weights = Shared::new(&mut s.weights);
@@ -172,27 +174,11 @@ impl Cpu {
         });
     }
 
-    /// Each expert's matrix times its rows: of (values, elements from a row to the next) to the same.
-    fn each_expert(
-        &mut self,
-        starts: &[usize],
-        experts: &Experts,
-        (x, x_stride): (&[f32], usize),
-        (out, out_stride): (&mut [f32], usize),
-        finish: Finish<'_>,
-    ) {
-        for (w, rows) in experts.0.iter().zip(starts.windows(2)) {
-            let (first, m) = (rows[0], rows[1] - rows[0]);
-            let (x, out) = (&x[first * x_stride..], &mut out[first * out_stride..]);
-            Matmul { x, m, w, out, out_stride, finish }.run(&mut self.workers);
-        }
-    }
-
     /// Adds each token's experts, weighted, in the order of their indices, to the residual.
     fn combine(&mut self, s: &MoeScratch, residual: &mut Tensor) {
         let MoeShape { per_token, width, .. } = s.shape;
         let stride = padded(width);
-        let (level, dtype, tokens) = (self.workers.level, self.dtype, self.staged.tokens.len());
+        let (level, tokens) = (self.workers.level, self.staged.tokens.len());
         let residual = Shared::new(&mut residual.values);
         self.workers.run(tokens.div_ceil(ROWS_A_TASK), |scratch, task| {
             let [sum] = scratch.slices([width]);
@@ -203,7 +189,6 @@ impl Cpu {
                 let (rows, weights) = (&s.row_of[pairs.clone()], &s.weights[pairs]);
                 level.run(Combine { values: &s.wide, stride, rows, weights, sum: &mut sum[..width] });
                 residual.iter_mut().zip(&*sum).for_each(|(r, sum)| *r += sum);
-                round(dtype, residual);
             }
         });
     }
@@ -220,11 +205,11 @@ pub(super) struct Choose<'a> {
     pub(super) weights: &'a mut [f32],
 }
 
-impl Kernel for Choose<'_> {
+impl WideKernel for Choose<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Isa>(self, _isa: S) {
+    fn run<S: Wide>(self, _isa: S) {
         /// Below every probability.
         const TAKEN: f32 = -1.0;
         let Self { logits: p, normalise, chosen, weights } = self;
@@ -280,11 +265,11 @@ struct Combine<'a> {
     sum: &'a mut [f32],
 }
 
-impl Kernel for Combine<'_> {
+impl WideKernel for Combine<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Isa>(self, _isa: S) {
+    fn run<S: Wide>(self, _isa: S) {
         self.sum.fill(0.0);
         for (&row, &weight) in self.rows.iter().zip(self.weights) {
             let values = &self.values[row as usize * self.stride..][..self.sum.len()];

@@ -1,11 +1,9 @@
 //! Operations on a token's row alone: RMS norm, the gate, biases with QK-norm and rotation.
-use super::simd::{Isa, Kernel, LANES};
-use super::tensor::round;
+use super::simd::{WIDE, Wide, WideKernel};
 use crate::device::{Activation, RopeLayout};
-use crate::dtype::DType;
 use crate::math::activate;
 
-/// `out = x / sqrt(mean(x²) + eps) * weight`, the rest of `out` zero.
+/// `out = x / sqrt(mean(x²) + eps) * weight`
 pub(super) struct RmsNorm<'a> {
     /// `[width]`
     pub x: &'a [f32],
@@ -13,30 +11,27 @@ pub(super) struct RmsNorm<'a> {
     pub weight: &'a [f32],
     /// Added to the mean square.
     pub eps: f32,
-    /// At least as long as x.
+    /// As long as x.
     pub out: &'a mut [f32],
 }
 
-impl Kernel for RmsNorm<'_> {
-    type Out = ();
-
+impl RmsNorm<'_> {
+    /// Computes it; for inlining into a kernel.
     #[inline(always)]
-    fn run<S: Isa>(self, _isa: S) {
+    pub(super) fn compute(self) {
         assert!(self.x.len() == self.weight.len());
         let scale = norm_scale(self.x, self.eps);
-        let (out, padding) = self.out.split_at_mut(self.x.len());
-        for ((y, x), w) in out.iter_mut().zip(self.x).zip(self.weight) {
+        for ((y, x), w) in self.out.iter_mut().zip(self.x).zip(self.weight) {
             *y = x * scale * w;
         }
-        padding.fill(0.0);
     }
 }
 
 /// `1 / sqrt(mean(x²) + eps)`: squares summed in sixteen lanes, then the lanes in order.
 #[inline(always)]
 fn norm_scale(x: &[f32], eps: f32) -> f32 {
-    let mut lanes = [0.0f32; 2 * LANES];
-    let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
+    let mut lanes = [0.0f32; WIDE];
+    let (chunks, rest) = x.as_chunks::<WIDE>();
     for chunk in chunks {
         for (sum, x) in lanes.iter_mut().zip(chunk) {
             *sum += x * x;
@@ -48,7 +43,7 @@ fn norm_scale(x: &[f32], eps: f32) -> f32 {
     1.0 / (lanes.iter().sum::<f32>() / x.len() as f32 + eps).sqrt()
 }
 
-/// `out = act(gate + bias) * (up + bias)`, rounded.
+/// `out = act(gate + bias) * (up + bias)`
 pub(super) struct Gated<'a> {
     /// `[gate | up]`
     pub gate_up: &'a [f32],
@@ -58,15 +53,13 @@ pub(super) struct Gated<'a> {
     pub act: Activation,
     /// Half as long.
     pub out: &'a mut [f32],
-    /// What to round to.
-    pub dtype: DType,
 }
 
-impl Kernel for Gated<'_> {
+impl WideKernel for Gated<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Isa>(self, _isa: S) {
+    fn run<S: Wide>(self, _isa: S) {
         let (gate, up) = self.gate_up.split_at(self.out.len());
         assert_eq!(gate.len(), up.len(), "a row of gate and up");
         // One loop an activation and bias or none: each vectorises, a choice within the loop would not.
@@ -81,7 +74,6 @@ impl Kernel for Gated<'_> {
             (Activation::Gelu, None) => gate_by(Activation::Gelu, gate, up, self.out),
             (Activation::GeluTanh, None) => gate_by(Activation::GeluTanh, gate, up, self.out),
         }
-        round(self.dtype, self.out);
     }
 }
 
@@ -92,7 +84,7 @@ fn gate_by(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// One token's q and k: bias (v too), QK-norm, rotation; rounded.
+/// One token's q and k: bias (v too), QK-norm, rotation.
 pub(super) struct Rope<'a> {
     /// `[q heads | k heads | v heads] * head_dim`
     pub qkv: &'a mut [f32],
@@ -112,16 +104,14 @@ pub(super) struct Rope<'a> {
     pub layout: RopeLayout,
     /// Cosines and sines of this position, `[rotary_dim / 2]` each.
     pub cos_sin: (&'a [f32], &'a [f32]),
-    /// What to round to.
-    pub dtype: DType,
 }
 
-impl Kernel for Rope<'_> {
+impl WideKernel for Rope<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Isa>(self, _isa: S) {
-        let Self { qkv, heads, kv_heads, head_dim, bias, q_norm, k_norm, layout, cos_sin, dtype } = self;
+    fn run<S: Wide>(self, _isa: S) {
+        let Self { qkv, heads, kv_heads, head_dim, bias, q_norm, k_norm, layout, cos_sin } = self;
         if let Some(bias) = bias {
             qkv.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
         }
@@ -132,7 +122,6 @@ impl Kernel for Rope<'_> {
             }
             rotate(head, layout, cos_sin);
         }
-        round(dtype, qkv);
     }
 }
 

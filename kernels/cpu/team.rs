@@ -13,14 +13,31 @@ use std::thread::{self, JoinHandle, Thread};
 /// of a step and less than what a scheduler would notice.
 const SPINS: u32 = 1000;
 
-/// A task: the worker that runs it (for scratch memory), and its number.
-type Task = dyn Fn(usize, usize) + Sync;
+/// What a member does with a piece of work: takes tasks until there are none. Gets its number, for scratch memory.
+type Part = dyn Fn(usize, &Tasks) + Sync;
+
+/// The numbers of tasks, each given out once.
+pub(super) struct Tasks {
+    next: AtomicUsize,
+    count: usize,
+}
+
+impl Tasks {
+    fn new(count: usize) -> Self {
+        Self { next: AtomicUsize::new(0), count }
+    }
+
+    /// The next that nobody has taken.
+    pub(super) fn next(&self) -> Option<usize> {
+        let task = self.next.fetch_add(1, Ordering::Relaxed);
+        (task < self.count).then_some(task)
+    }
+}
 
 /// One piece of work, alive on the caller's stack until every member has left it.
 struct Job {
-    run: *const Task,
-    tasks: usize,
-    next: AtomicUsize,
+    run: *const Part,
+    tasks: Tasks,
     /// Members still inside, the caller apart.
     inside: AtomicUsize,
     panic: std::sync::Mutex<Option<Box<dyn Any + Send>>>,
@@ -68,19 +85,17 @@ impl Team {
         self.members.len() + 1
     }
 
-    /// Runs tasks `0 .. tasks`, each once, and returns when all are done. A task's panic is the caller's.
-    pub(super) fn run(&mut self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+    /// Runs `part` on every thread, and returns when all are done. It takes its tasks itself; a panic is the caller's.
+    pub(super) fn each(&mut self, tasks: usize, part: &(dyn Fn(usize, &Tasks) + Sync)) {
         if self.members.is_empty() || tasks <= 1 {
-            (0..tasks).for_each(|i| task(0, i));
-            return;
+            return part(0, &Tasks::new(tasks));
         }
-        // SAFETY: only the lifetime changes. `job` is gone before `task`'s borrow ends: this function returns or unwinds
+        // SAFETY: only the lifetime changes. `job` is gone before `part`'s borrow ends: this function returns or unwinds
         // after `wait`, and no member touches the job once it has left it.
-        let run = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), *const Task>(task) };
+        let run = unsafe { std::mem::transmute::<*const (dyn Fn(usize, &Tasks) + Sync + '_), *const Part>(part) };
         let job = Job {
             run,
-            tasks,
-            next: AtomicUsize::new(0),
+            tasks: Tasks::new(tasks),
             inside: AtomicUsize::new(self.members.len()),
             panic: std::sync::Mutex::new(None),
             caller: thread::current(),
@@ -142,21 +157,12 @@ fn member(shared: &Shared, worker: usize) {
     }
 }
 
-/// Takes tasks until there are none, or one panics.
+/// Does a part; where that panics, nobody takes further tasks.
 fn work(job: &Job, worker: usize) {
-    // SAFETY: `run` outlives the job, see `Team::run`.
+    // SAFETY: `run` outlives the job, see `Team::each`.
     let run = unsafe { &*job.run };
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let task = job.next.fetch_add(1, Ordering::Relaxed);
-            if task >= job.tasks {
-                return;
-            }
-            run(worker, task);
-        }
-    }));
-    if let Err(panic) = result {
-        job.next.store(job.tasks, Ordering::Relaxed);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(worker, &job.tasks))) {
+        job.tasks.next.store(job.tasks.count, Ordering::Relaxed);
         *job.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(panic);
     }
 }
@@ -164,6 +170,14 @@ fn work(job: &Job, worker: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn run(team: &mut Team, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        team.each(tasks, &|worker, tasks| {
+            while let Some(i) = tasks.next() {
+                task(worker, i);
+            }
+        });
+    }
 
     #[test]
     fn each_task_runs_once_round_after_round() {
@@ -173,7 +187,7 @@ mod tests {
             for tasks in [0, 1, 2, 7, 100] {
                 for _ in 0..50 {
                     let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                    team.run(tasks, &|worker, task| {
+                    run(&mut team, tasks, &|worker, task| {
                         assert!(worker < threads);
                         counts[task].fetch_add(1, Ordering::Relaxed);
                     });
@@ -188,13 +202,13 @@ mod tests {
         let mut team = Team::new(3).unwrap();
         for bad in [0, 5, 19] {
             let caught = catch_unwind(AssertUnwindSafe(|| {
-                team.run(20, &|_, task| assert!(task != bad, "task {task}"));
+                run(&mut team, 20, &|_, task| assert!(task != bad, "task {task}"));
             }));
             let panic = caught.expect_err("a task panicked");
             assert_eq!(panic.downcast_ref::<String>().unwrap(), &format!("task {bad}"));
         }
         let sum = AtomicUsize::new(0);
-        team.run(10, &|_, task| {
+        run(&mut team, 10, &|_, task| {
             sum.fetch_add(task, Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 45);
@@ -206,7 +220,7 @@ mod tests {
         // Both tasks wait for each other: one thread alone could not do them.
         for _ in 0..200 {
             let barrier = std::sync::Barrier::new(2);
-            team.run(2, &|_, _| {
+            run(&mut team, 2, &|_, _| {
                 barrier.wait();
             });
             (0..20).for_each(|_| thread::yield_now());
@@ -218,7 +232,7 @@ mod tests {
         let mut team = Team::new(2).unwrap();
         for _ in 0..20 {
             team = thread::spawn(move || {
-                team.run(4, &|_, _| {});
+                run(&mut team, 4, &|_, _| {});
                 team
             })
             .join()

@@ -2,7 +2,7 @@
 use std::sync::Mutex;
 
 use super::simd::{LINE, Level};
-use super::team::Team;
+use super::team::{Tasks, Team};
 use crate::host::Buffer;
 
 /// Threads, their instruction set, their scratch.
@@ -27,11 +27,20 @@ impl Workers {
 
     /// Runs tasks `0 .. tasks` and returns when all are done.
     pub(super) fn run(&mut self, tasks: usize, task: impl Fn(&mut Scratch, usize) + Sync) {
+        self.each(tasks, |scratch, tasks| {
+            while let Some(i) = tasks.next() {
+                task(scratch, i);
+            }
+        });
+    }
+
+    /// Runs `part` on every thread, and returns when all are done: it takes tasks `0 .. tasks` itself.
+    pub(super) fn each(&mut self, tasks: usize, part: impl Fn(&mut Scratch, &Tasks) + Sync) {
         let scratch = &self.scratch;
-        self.team.run(tasks, &|worker, i| {
+        self.team.each(tasks, &|worker, tasks| {
             // Never contended: a worker is one thread. A panic in a task leaves scratch, whose content means nothing.
             let mut scratch = scratch[worker].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            task(&mut scratch, i);
+            part(&mut scratch, tasks);
         });
     }
 }

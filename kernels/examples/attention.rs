@@ -3,10 +3,9 @@
 //! `cargo run -p minisgl-kernels --example attention [threads] [context]`. Pages of one token, in order and scattered.
 use std::time::{Duration, Instant};
 
-use minisgl_kernels::cpu::{Cpu, CpuOptions, Tensor, Vector};
+use minisgl_kernels::cpu::{Cpu, CpuOptions, Keep, Tensor, Vector};
 use minisgl_kernels::{
-    Attend, DType, Device, KvFormat, KvShape, Limits, PageId, RopeLayout, RopeStore, Slot, Step, StepRow, TokenSource,
-    Want,
+    Attend, Device, KvFormat, KvShape, Limits, PageId, RopeLayout, RopeStore, Slot, Step, StepRow, TokenSource, Want,
 };
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -23,7 +22,7 @@ fn main() {
     let (threads, context) = (args.next().unwrap_or(0), args.next().unwrap_or(4096));
     let mut random = SmallRng::seed_from_u64(1);
     for format in [KvFormat::BF16, KvFormat::Int8, KvFormat::F16, KvFormat::F32] {
-        let options = CpuOptions { threads, dtype: DType::F32, kv_format: format };
+        let options = CpuOptions { threads, keep: Keep::Exact, kv_format: format };
         let mut cpu = Cpu::new(options).expect("a CPU device");
         cpu.reserve(Limits { tokens: context, slots: 1, context }, 16).expect("memory");
         let shape = KvShape { layers: LAYERS, pages: context, page_size: 1, kv_heads: KV_HEADS, head_dim: DIM };

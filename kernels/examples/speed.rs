@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use minisgl_kernels::cpu::{Cpu, CpuOptions, Tensor, Vector, Weight};
+use minisgl_kernels::cpu::{Cpu, CpuOptions, Keep, Tensor, Vector, Weight};
 use minisgl_kernels::{
     Activation, Attend, DType, Device, KvFormat, KvShape, Limits, Norm, PageId, RopeLayout, RopeStore, Shard, Slot,
     Step, StepKey, StepRow, TensorView, TokenSource, Want,
@@ -24,7 +24,8 @@ const PAGE: usize = 16;
 
 fn main() {
     let threads = std::env::args().nth(1).map_or(0, |arg| arg.parse().expect("threads: a number"));
-    let mut cpu = Cpu::new(CpuOptions { threads, dtype: DType::F32, kv_format: KvFormat::BF16 }).expect("a CPU device");
+    let mut cpu =
+        Cpu::new(CpuOptions { threads, keep: Keep::Stored, kv_format: KvFormat::BF16 }).expect("a CPU device");
     println!("{}", cpu.name());
     cpu.reserve(LIMITS, VOCABULARY).expect("memory");
     let pages = LIMITS.slots * 1024 / PAGE;

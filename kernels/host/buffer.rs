@@ -21,6 +21,8 @@ unsafe impl Plain for u32 {}
 unsafe impl Plain for u16 {}
 // SAFETY: primitive numbers.
 unsafe impl Plain for u8 {}
+// SAFETY: primitive numbers.
+unsafe impl Plain for usize {}
 
 /// A fixed slice of zeroed memory. Large ones take no physical memory until touched: so the allocator is asked for the
 /// alignment that it gives anyway, and for a line more; a larger alignment it would serve by writing the zeros itself.

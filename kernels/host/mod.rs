@@ -9,6 +9,6 @@ mod step;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use kv::{KvCache, Place, page_bytes};
-pub(crate) use parts::{Part, stack, stack_vectors};
+pub(crate) use parts::{PartView, stack, stack_vectors, views};
 pub(crate) use shared::Shared;
 pub(crate) use step::{Source, Staged};

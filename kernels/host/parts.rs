@@ -2,7 +2,32 @@
 use crate::device::{DeviceError, Shard, TensorView};
 use crate::dtype::{DType, dequantize_row};
 
-/// A matrix, or one rank's part of it, as stored.
+/// A matrix, or one rank's part of it, as stored, within the checkpoint's bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartView<'a> {
+    /// Format of every element.
+    pub dtype: DType,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+    /// From the first row on.
+    data: &'a [u8],
+    /// Bytes from a row to the next.
+    stride: usize,
+    /// Bytes of a row that this part has.
+    row_bytes: usize,
+}
+
+impl<'a> PartView<'a> {
+    /// The bytes of a row.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [u8] {
+        &self.data[row * self.stride..][..self.row_bytes]
+    }
+}
+
+/// A matrix, or one rank's part of it, as stored, copied.
 #[derive(Debug)]
 pub(crate) struct Part {
     /// Format of every element.
@@ -12,23 +37,22 @@ pub(crate) struct Part {
     /// Inputs.
     pub columns: usize,
     /// Bytes a row.
-    pub row_bytes: usize,
+    row_bytes: usize,
     /// `rows * row_bytes`
-    pub data: Vec<u8>,
+    data: Vec<u8>,
 }
 
 impl Part {
     /// The bytes of a row.
-    #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &[u8] {
         &self.data[row * self.row_bytes..][..self.row_bytes]
     }
 }
 
 /// The parts of matrices to be stacked along their rows. They may be of several formats, and have the same columns.
-pub(crate) fn stack(parts: &[TensorView<'_>], shard: Shard) -> Result<Vec<Part>, DeviceError> {
+pub(crate) fn views<'a>(parts: &[TensorView<'a>], shard: Shard) -> Result<Vec<PartView<'a>>, DeviceError> {
     assert!(!parts.is_empty(), "a weight of no tensors");
-    let mut stacked: Vec<Part> = Vec::with_capacity(parts.len());
+    let mut stacked: Vec<PartView<'a>> = Vec::with_capacity(parts.len());
     for view in parts {
         let part = cut(view, shard)?;
         if let Some(first) = stacked.first().map(|first| first.columns)
@@ -40,6 +64,19 @@ pub(crate) fn stack(parts: &[TensorView<'_>], shard: Shard) -> Result<Vec<Part>,
         stacked.push(part);
     }
     Ok(stacked)
+}
+
+/// [`views`], copied.
+pub(crate) fn stack(parts: &[TensorView<'_>], shard: Shard) -> Result<Vec<Part>, DeviceError> {
+    let copied = |part: &PartView<'_>| {
+        let bytes = part.rows * part.row_bytes;
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| DeviceError::Memory { what: "weights", bytes })?;
+        (0..part.rows).for_each(|row| data.extend_from_slice(part.row(row)));
+        let PartView { dtype, rows, columns, row_bytes, .. } = *part;
+        Ok(Part { dtype, rows, columns, row_bytes, data })
+    };
+    views(parts, shard)?.iter().map(copied).collect()
 }
 
 /// The values of vectors, one after the other.
@@ -63,30 +100,28 @@ pub(crate) fn stack_vectors(parts: &[TensorView<'_>], shard: Shard) -> Result<Ve
 }
 
 /// What the shard keeps of one matrix.
-fn cut(view: &TensorView<'_>, shard: Shard) -> Result<Part, DeviceError> {
+fn cut<'a>(view: &TensorView<'a>, shard: Shard) -> Result<PartView<'a>, DeviceError> {
     let &[rows, columns] = view.shape else {
         return Err(bad(view, format!("shape {:?}, a matrix has two dimensions", view.shape)));
     };
-    let row_bytes = check_data(view, rows, columns)?;
-    let dtype = view.dtype;
+    let stride = check_data(view, rows, columns)?;
+    let (dtype, data) = (view.dtype, view.data);
     match shard {
-        Shard::Whole => Ok(Part { dtype, rows, columns, row_bytes, data: copy(&[view.data])? }),
+        Shard::Whole => Ok(PartView { dtype, rows, columns, data, stride, row_bytes: stride }),
         Shard::Rows { rank, of } => {
             let (at, rows) = share(view, rows, rank, of, "rows")?;
-            let data = copy(&[&view.data[at * row_bytes..][..rows * row_bytes]])?;
-            Ok(Part { dtype, rows, columns, row_bytes, data })
+            Ok(PartView { dtype, rows, columns, data: &data[at * stride..], stride, row_bytes: stride })
         }
         Shard::Columns { rank, of } => {
             let (at, columns) = share(view, columns, rank, of, "columns")?;
-            let (Some(at), Some(bytes)) = (dtype.row_bytes(at), dtype.row_bytes(columns)) else {
+            let (Some(at), Some(row_bytes)) = (dtype.row_bytes(at), dtype.row_bytes(columns)) else {
                 let why = format!(
                     "{columns} columns a rank (of {of}) cut inside a block of {} elements of {dtype}",
                     dtype.block_len()
                 );
                 return Err(bad(view, why));
             };
-            let slices: Vec<&[u8]> = view.data.chunks_exact(row_bytes).map(|row| &row[at..at + bytes]).collect();
-            Ok(Part { dtype, rows, columns, row_bytes: bytes, data: copy(&slices)? })
+            Ok(PartView { dtype, rows, columns, data: &data[at..], stride, row_bytes })
         }
     }
 }
@@ -126,14 +161,6 @@ fn check_data(view: &TensorView<'_>, rows: usize, columns: usize) -> Result<usiz
         return Err(bad(view, why));
     }
     Ok(row_bytes)
-}
-
-fn copy(slices: &[&[u8]]) -> Result<Vec<u8>, DeviceError> {
-    let bytes = slices.iter().map(|s| s.len()).sum();
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| DeviceError::Memory { what: "weights", bytes })?;
-    slices.iter().for_each(|slice| data.extend_from_slice(slice));
-    Ok(data)
 }
 
 fn bad(view: &TensorView<'_>, why: String) -> DeviceError {

@@ -15,9 +15,9 @@ mod slots;
 
 use minisgl_checkpoint::Checkpoint;
 use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings};
-use minisgl_kernels::cpu::{Cpu, CpuOptions};
+use minisgl_kernels::cpu::{Cpu, CpuOptions, Keep};
 use minisgl_kernels::reference::Reference;
-use minisgl_kernels::{DType, Device, DeviceError, KvFormat, Limits, TokenId};
+use minisgl_kernels::{Device, DeviceError, KvFormat, Limits, TokenId};
 
 use self::capacity::Memory;
 use self::device::{DeviceRunner, RankState};
@@ -80,20 +80,17 @@ pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadErro
         let why = format!("{ranks} ranks: a CPU runs one");
         return Err(LoadError::Setting { flag: "tensor-parallel-size", why });
     }
-    let dtype = match settings.dtype {
-        DTypeChoice::Auto | DTypeChoice::Float32 => DType::F32,
-        DTypeChoice::BFloat16 => DType::BF16,
-        DTypeChoice::Float16 => DType::F16,
-    };
-    let kv_format = match dtype {
-        DType::BF16 => KvFormat::BF16,
-        DType::F16 => KvFormat::F16,
-        _ => KvFormat::F32,
+    let kv_format = match settings.dtype {
+        DTypeChoice::Auto if settings.device == DeviceKind::Cpu => KvFormat::BF16,
+        DTypeChoice::Auto | DTypeChoice::Float32 => KvFormat::F32,
+        DTypeChoice::BFloat16 => KvFormat::BF16,
+        DTypeChoice::Float16 => KvFormat::F16,
     };
     match settings.device {
         DeviceKind::Cpu => {
-            let device = Cpu::new(CpuOptions { threads: settings.threads, dtype, kv_format })?;
-            start(device, options)
+            // A named type is exact: K and V are in it, and weights are multiplied with f32.
+            let keep = if settings.dtype == DTypeChoice::Auto { Keep::Stored } else { Keep::Exact };
+            start(Cpu::new(CpuOptions { threads: settings.threads, keep, kv_format })?, options)
         }
         DeviceKind::Reference => start(Reference::new(kv_format), options),
         DeviceKind::Sim => unreachable!("it has left above"),

@@ -49,6 +49,7 @@ fn golden(name: &str) -> Golden {
 
 fn settings(device: DeviceKind, page_size: usize) -> EngineSettings {
     EngineSettings {
+        dtype: DTypeChoice::Float32,
         device,
         page_size,
         threads: 2,

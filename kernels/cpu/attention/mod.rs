@@ -28,7 +28,6 @@ use super::simd::padded;
 use super::tensor::Tensor;
 use super::workers::Workers;
 use crate::device::{Attend, KvFormat};
-use crate::dtype::DType;
 use crate::host::{Buffer, KvCache, Shared, Staged};
 
 /// Keys a block: with the values in bf16 and 64 columns a head they fill a first-level cache.
@@ -46,8 +45,6 @@ pub(super) struct Attention<'a> {
     pub qkv: &'a Tensor,
     /// `[heads * head_dim]` rows.
     pub out: &'a mut Tensor,
-    /// What to round to.
-    pub dtype: DType,
     /// Whether to multiply bf16 as bf16.
     pub in_bf16: bool,
     /// Memory for blocks gathered by several threads.
@@ -76,22 +73,22 @@ impl Attention<'_> {
     }
 
     fn run_in<E: Element>(self, workers: &mut Workers) {
-        let Self { op, staged, cache, qkv, out, dtype, shares, .. } = self;
+        let Self { op, staged, cache, qkv, out, shares, .. } = self;
         let plan = Plan::new(staged, op, padded(op.head_dim), workers.threads());
         if shares.0.len() < plan.floats {
             shares.0 = Buffer::zeroed(plan.floats, "attention").expect("memory for the blocks that threads share");
         }
         let (level, stride) = (workers.level, out.stride);
         let (out, memory) = (Shared::new(&mut out.values), Shared::new(&mut shares.0));
-        let operands = Operands { op, staged, cache, qkv, out: &out, stride, dtype, memory: &memory };
+        let operands = Operands { op, staged, cache, qkv, out: &out, stride, memory: &memory };
         workers.run(plan.tiles.len(), |scratch, i| {
             let tile = &plan.tiles[i];
             let share = tile.share.map(|share| &plan.shares[share]);
-            level.run_wide(Gather::<E>::new(&operands, tile, share, scratch));
+            level.run(Gather::<E>::new(&operands, tile, share, scratch));
             // The last to end sees what all have written.
             if let Some(share) = share.filter(|share| share.left.fetch_sub(1, Ordering::AcqRel) == 1) {
                 // SAFETY: so all have ended.
-                level.run_wide(unsafe { Merge::new(&operands, tile, share, scratch) });
+                level.run(unsafe { Merge::new(&operands, tile, share, scratch) });
             }
         });
     }

@@ -11,10 +11,9 @@ use super::pack::{Pack, Panels, Rows};
 use super::plan::{Share, Tile, block_floats, first_seen};
 use super::product::{MOST_ROWS, Product, Size, rows_at_once};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
-use crate::cpu::tensor::{Tensor, round};
+use crate::cpu::tensor::Tensor;
 use crate::cpu::workers::Scratch;
 use crate::device::Attend;
-use crate::dtype::DType;
 use crate::host::{KvCache, Place, Shared, Staged};
 
 /// The score of a key that is not seen, and the largest score of no keys: finite, so that differences are numbers, and so
@@ -30,7 +29,6 @@ pub(super) struct Operands<'a> {
     pub out: &'a Shared<'a, f32>,
     /// Elements from a row of out to the next.
     pub stride: usize,
-    pub dtype: DType,
     /// Blocks of all [`Share`]s.
     pub memory: &'a Shared<'a, f32>,
 }
@@ -79,7 +77,6 @@ impl Operands<'_> {
             // SAFETY: no two tiles that finish have a token and a head in common.
             let out = unsafe { self.out.part((tile.first + token) * self.stride + head * dim, dim) };
             out.iter_mut().zip(gathered).for_each(|(y, x)| *y = x / sum);
-            round(self.dtype, out);
         }
     }
 }

@@ -18,12 +18,11 @@ use std::ops::Range;
 
 use block::{Ahead, Args, Block, Half, Pair, Pieces, Single, Step, UNROLL};
 
+use super::packed::{Sink, TILE};
 use crate::cpu::simd::{WIDE, Wide, WideKernel};
 use crate::dtype::{DType, dequantize_row};
 use crate::narrow::{bf16_to_f32, f16_to_f32};
 
-/// Rows of a tile.
-pub(super) const TILE: usize = WIDE;
 /// A cache line.
 const LINE: usize = 64;
 /// Prepared activations that go through all tiles before the next: what the second-level cache keeps beside the weights.
@@ -180,12 +179,6 @@ impl WideKernel for Prepare<'_> {
             }
         }
     }
-}
-
-/// Where products go.
-pub(super) trait Sink {
-    /// One token's products with the 16 rows of a tile.
-    fn put<S: Wide>(&self, isa: S, token: usize, tile: usize, v: S::F);
 }
 
 /// Some tiles of a matrix times some tokens.

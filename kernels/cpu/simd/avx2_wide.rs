@@ -26,11 +26,17 @@ impl Wide for Avx2 {
     type F = Two<__m256>;
     type I = Two<__m256i>;
     type B = Two<__m256i>;
+    type P = Two<__m256i>;
+    type Integers = Self;
 
     const BYTE_OFFSET: i32 = 0;
     const BF16: bool = false;
     const REGISTERS: usize = 8;
 
+    #[inline(always)]
+    fn integers(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch never faults.
@@ -200,6 +206,28 @@ impl Wide for Avx2 {
         }
     }
     #[inline(always)]
+    fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let bits = |v: __m256| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff));
+            let first = _mm256_max_epu32(bits(a[0]), bits(a[1]));
+            let second = _mm256_max_epu32(bits(b[0]), bits(b[1]));
+            largest_bits(_mm256_max_epu32(first, second))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, v: Self::F, to: *mut u8) -> i32 {
+        // SAFETY: see above.
+        unsafe {
+            // Packing works within halves of a register: put the quarters in order between.
+            let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            let q = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256::<1>(ordered));
+            _mm_storeu_si128(to.cast(), q);
+            sum_bytes(q)
+        }
+    }
+    #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {
         // SAFETY: see above.
         [unsafe { _mm256_set1_epi32(x) }; 2]
@@ -222,7 +250,7 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn low_nibbles(self, v: Self::B) -> Self::B {
         // SAFETY: see above.
-        v.map(|v| unsafe { _mm256_and_si256(v, _mm256_set1_epi8(15)) })
+        unsafe { [_mm256_and_si256(v[0], _mm256_set1_epi8(15)), _mm256_and_si256(v[1], _mm256_set1_epi8(15))] }
     }
     #[inline(always)]
     fn high_nibbles(self, v: Self::B) -> Self::B {
@@ -237,6 +265,23 @@ impl Wide for Avx2 {
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         };
         [dot(acc[0], u[0], x[0]), dot(acc[1], u[1], x[1])]
+    }
+    #[inline(always)]
+    fn start_narrow(self, _acc: Self::I) -> Self::P {
+        // SAFETY: see above.
+        [unsafe { _mm256_setzero_si256() }; 2]
+    }
+    #[inline(always)]
+    fn dot_narrow(self, p: Self::P, u: Self::B, x: Self::B) -> Self::P {
+        // SAFETY: see above. Sums of pairs stay in i16 to the end: 2 · 127 · 127 fits.
+        let dot = |p, u, x| unsafe { _mm256_add_epi16(p, _mm256_maddubs_epi16(u, x)) };
+        [dot(p[0], u[0], x[0]), dot(p[1], u[1], x[1])]
+    }
+    #[inline(always)]
+    fn end_narrow(self, acc: Self::I, p: Self::P) -> Self::I {
+        // SAFETY: see above.
+        let widen = |acc, p| unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1))) };
+        [widen(acc[0], p[0]), widen(acc[1], p[1])]
     }
     #[inline(always)]
     fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I {
@@ -271,4 +316,23 @@ impl Wide for Avx2 {
         // SAFETY: `self` proves the features that `compiled` is compiled for.
         unsafe { compiled(self, kernel) }
     }
+}
+
+/// The largest of eight integers that are bits of positive f32, as that f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn largest_bits(v: __m256i) -> f32 {
+    let four = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let two = _mm_max_epu32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+    let one = _mm_max_epu32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+    f32::from_bits(_mm_cvtsi128_si32(one) as u32)
+}
+
+/// The sum of sixteen signed bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_bytes(q: __m128i) -> i32 {
+    // psadbw sums unsigned bytes, eight and eight: each is 128 more than the signed one.
+    let sums = _mm_sad_epu8(_mm_xor_si128(q, _mm_set1_epi8(-128)), _mm_setzero_si128());
+    _mm_cvtsi128_si32(sums) + _mm_extract_epi32::<2>(sums) - 16 * 128
 }

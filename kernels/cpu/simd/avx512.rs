@@ -1,6 +1,7 @@
 //! AVX-512 with VNNI: Ice Lake, Sapphire Rapids, Zen 4 and later. BF16's dot product where there is one.
 use std::arch::x86_64::*;
 
+use super::avx2_wide::{largest_bits, sum_bytes};
 use super::wide::{WIDE, Wide, WideKernel};
 
 /// The proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C; where `BF16`, AVX512_BF16 too.
@@ -28,12 +29,18 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+    type P = __m512i;
+    type Integers = Avx512<false>;
 
     /// vpdpbusd takes one side unsigned.
     const BYTE_OFFSET: i32 = 128;
     const BF16: bool = HAS_BF16;
     const REGISTERS: usize = 32;
 
+    #[inline(always)]
+    fn integers(self) -> Avx512<false> {
+        Avx512(())
+    }
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch never faults.
@@ -191,6 +198,24 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
         }
     }
     #[inline(always)]
+    fn largest_magnitude(self, a: __m512, b: __m512) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let bits = |v| _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
+            let both = _mm512_max_epu32(bits(a), bits(b));
+            largest_bits(_mm256_max_epu32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, v: __m512, to: *mut u8) -> i32 {
+        // SAFETY: see above.
+        unsafe {
+            let q = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(to.cast(), q);
+            sum_bytes(q)
+        }
+    }
+    #[inline(always)]
     fn splat_i(self, x: i32) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_set1_epi32(x) }
@@ -224,6 +249,18 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     fn dot_small(self, acc: __m512i, u: __m512i, x: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_dpbusd_epi32(acc, u, x) }
+    }
+    #[inline(always)]
+    fn start_narrow(self, acc: __m512i) -> __m512i {
+        acc
+    }
+    #[inline(always)]
+    fn dot_narrow(self, p: __m512i, u: __m512i, x: __m512i) -> __m512i {
+        self.dot_small(p, u, x)
+    }
+    #[inline(always)]
+    fn end_narrow(self, _acc: __m512i, p: __m512i) -> __m512i {
+        p
     }
     #[inline(always)]
     fn dot_bytes(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {

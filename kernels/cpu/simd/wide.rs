@@ -16,6 +16,10 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     type I: Copy;
     /// 64 bytes: sixteen groups of four, or sixteen pairs of bf16.
     type B: Copy;
+    /// The same set, or what is left of it without BF16: two that differ in that alone share their integer kernels' code.
+    type Integers: Wide;
+    /// Sixteen sums of products of small numbers, not yet as wide as [`Wide::I`] where narrower ones are faster.
+    type P: Copy;
 
     /// [`Wide::dot_bytes`] multiplies by `w + BYTE_OFFSET`, not by `w`.
     const BYTE_OFFSET: i32;
@@ -24,6 +28,8 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     /// How many [`Wide::F`] registers hold at once: what a kernel keeps in its inner loop.
     const REGISTERS: usize;
 
+    /// See [`Wide::Integers`].
+    fn integers(self) -> Self::Integers;
     /// Asks for a cache line ahead of its use, into the second-level cache. Any address will do.
     fn prefetch(self, at: *const u8);
     /// Sixteen times `x`.
@@ -103,6 +109,14 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
         self.times_power_of_two(self.fma(p, f, self.splat(1.0)), n)
     }
 
+    /// The largest magnitude; infinity or NaN where a lane is that.
+    fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32;
+    /// Rounded to signed bytes, ties to even; gives their sum. Lanes are within -127 to 127, or the bytes mean nothing.
+    ///
+    /// # Safety
+    /// Sixteen bytes are writable.
+    unsafe fn store_i8(self, v: Self::F, to: *mut u8) -> i32;
+
     /// Sixteen times `x`.
     fn splat_i(self, x: i32) -> Self::I;
     /// As f32, to nearest.
@@ -122,14 +136,15 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     fn high_nibbles(self, v: Self::B) -> Self::B;
     /// `acc + u[0] x[0] + … + u[3] x[3]` of each group, where `u` is 0 to 127 and `x` is signed, -127 to 127.
     fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I;
-    /// `acc + (w[0] + BYTE_OFFSET) x[0] + …` of each group; both signed, `x` -127 to 127. `w` is what [`Wide::stored_byte`] made.
+    /// Starts a narrow sum that [`Wide::end_narrow`] adds to `acc`.
+    fn start_narrow(self, acc: Self::I) -> Self::P;
+    /// `p + u[0] x[0] + … + u[3] x[3]` of each group; `x` is -127 to 127, and from start to end the largest `u` of each
+    /// step sum to 127 or less.
+    fn dot_narrow(self, p: Self::P, u: Self::B, x: Self::B) -> Self::P;
+    /// `acc + p`, where `p` was started from `acc`.
+    fn end_narrow(self, acc: Self::I, p: Self::P) -> Self::I;
+    /// `acc + (w[0] + BYTE_OFFSET) x[0] + …` of each group; both signed, `x` -127 to 127. `w` is stored with `BYTE_OFFSET` added, modulo 256.
     fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I;
-    /// How [`Wide::dot_bytes`] wants a signed weight stored.
-    #[inline(always)]
-    fn stored_byte(w: i8) -> u8 {
-        (i32::from(w) + Self::BYTE_OFFSET) as u8
-    }
-
     /// `acc + w[0] x[0] + w[1] x[1]` of each pair of bf16; rounding is the set's own.
     fn dot_bf16(self, acc: Self::F, w: Self::B, x: Self::B) -> Self::F;
     /// The first of each pair of bf16.
@@ -154,12 +169,18 @@ impl Wide for super::portable::Portable {
     type F = [f32; WIDE];
     type I = [i32; WIDE];
     type B = [u8; 4 * WIDE];
+    type P = [i32; WIDE];
+    type Integers = Self;
 
     const BYTE_OFFSET: i32 = 0;
     const BF16: bool = false;
     /// Registers of four lanes: 32 on Arm, 16 elsewhere.
     const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
 
+    #[inline(always)]
+    fn integers(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
@@ -259,6 +280,21 @@ impl Wide for super::portable::Portable {
         }
     }
     #[inline(always)]
+    fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32 {
+        // As integers, magnitudes are ordered, infinity and NaN above all.
+        let of = |v: Self::F| v.into_iter().fold(0, |largest, x| (x.to_bits() & 0x7fff_ffff).max(largest));
+        f32::from_bits(of(a).max(of(b)))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, v: Self::F, to: *mut u8) -> i32 {
+        // Adding 1.5 · 2^23 rounds to an integer, ties to even, and leaves it in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        let q = v.map(|x| (x + ROUND).to_bits() as u8);
+        // SAFETY: writable, by contract.
+        unsafe { *to.cast() = q };
+        q.into_iter().fold(0, |sum, q| sum + i32::from(q as i8))
+    }
+    #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {
         [x; WIDE]
     }
@@ -288,6 +324,18 @@ impl Wide for super::portable::Portable {
     #[inline(always)]
     fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I {
         self.dot_bytes(acc, u, x)
+    }
+    #[inline(always)]
+    fn start_narrow(self, acc: Self::I) -> Self::P {
+        acc
+    }
+    #[inline(always)]
+    fn dot_narrow(self, p: Self::P, u: Self::B, x: Self::B) -> Self::P {
+        self.dot_bytes(p, u, x)
+    }
+    #[inline(always)]
+    fn end_narrow(self, _acc: Self::I, p: Self::P) -> Self::I {
+        p
     }
     #[inline(always)]
     fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I {

@@ -148,8 +148,9 @@ struct Plan {
 }
 
 /// All logits of the sequence `tokens` under a plan, as bits.
-fn logits(model: &Model, level: Level, dtype: DType, tokens: &[TokenId], plan: &Plan) -> Vec<u32> {
-    let mut loaded = Loaded::new(cpu(plan.threads, dtype, level), model, plan.page_size);
+fn logits(model: &Model, level: Level, keep: Keep, tokens: &[TokenId], plan: &Plan) -> Vec<u32> {
+    let cpu = if keep == Keep::Stored { fast(plan.threads, level) } else { cpu(plan.threads, DType::F32, level) };
+    let mut loaded = Loaded::new(cpu, model, plan.page_size);
     let random = &mut random(plan.page_size as u64 + 31 * plan.others.len() as u64);
     let steps = plan.chunks.len();
     let mut lens = vec![tokens.len()];
@@ -201,18 +202,14 @@ fn alone_or_in_a_batch_chunked_paged_and_threaded() {
     ];
     for window in [None, Some(70)] {
         let model = Model::random(5, window);
-        for (level, dtype) in [
-            (Level::detect(), DType::F32),
-            (Level::detect(), DType::BF16),
-            (Level::detect(), DType::F16),
-            (Level::portable(), DType::F32),
-        ] {
-            let alone = logits(&model, level, dtype, &tokens, &plan(1, 16, &[150], &[]));
+        let keeps = [Keep::Exact, Keep::Stored];
+        for (level, keep) in Level::all().into_iter().flat_map(|level| keeps.map(|keep| (level, keep))) {
+            let alone = logits(&model, level, keep, &tokens, &plan(1, 16, &[150], &[]));
             assert!(alone.iter().all(|&bits| f32::from_bits(bits).is_finite()));
             for plan in &plans {
-                let got = logits(&model, level, dtype, &tokens, plan);
+                let got = logits(&model, level, keep, &tokens, plan);
                 if let Some(at) = got.iter().zip(&alone).position(|(a, b)| a != b) {
-                    panic!("{plan:?}, window {window:?}, {dtype}: differs at position {}", at / VOCABULARY);
+                    panic!("{plan:?}, window {window:?}, {keep:?}, {level:?}: differs at position {}", at / VOCABULARY);
                 }
             }
         }
@@ -239,7 +236,12 @@ fn the_whole_model_is_the_references() {
                 reference.forward(&[row(start, end)]);
                 cpu.forward(&[row(start, end)]);
                 let (got, expected) = (cpu.device.scores(0), reference.device.scores(0));
-                assert_close(&got, &expected, 2.0 * tolerance(dtype), &format!("logits from {start} in {dtype}"));
+                assert_close(
+                    &got,
+                    &expected,
+                    2.0 * tolerance(kv_format(dtype)),
+                    &format!("logits from {start} in {dtype}"),
+                );
             }
         }
     }

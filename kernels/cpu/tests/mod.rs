@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::device::{PageId, RopeLayout, Slot, StepRow, TokenSource, Want};
+use crate::dtype::DType;
 use crate::narrow::f32_to_f16;
 use crate::reference::{self, Reference};
 
@@ -50,11 +51,16 @@ impl Probe for Reference {
     }
 }
 
-fn cpu(threads: usize, dtype: DType, level: Level) -> Cpu {
-    Cpu::with_level(CpuOptions { threads, dtype, kv_format: kv_format(dtype) }, level).unwrap()
+/// Weights widened to f32: what the reference computes, up to the order of sums. `kv` is for keys and values.
+fn cpu(threads: usize, kv: DType, level: Level) -> Cpu {
+    Cpu::with_level(CpuOptions { threads, keep: Keep::Exact, kv_format: kv_format(kv) }, level).unwrap()
 }
 
-/// K and V in the format of computation.
+/// Weights as stored, activations as their kernels want them.
+fn fast(threads: usize, level: Level) -> Cpu {
+    Cpu::with_level(CpuOptions { threads, keep: Keep::Stored, kv_format: KvFormat::BF16 }, level).unwrap()
+}
+
 fn kv_format(dtype: DType) -> KvFormat {
     match dtype {
         DType::F16 => KvFormat::F16,
@@ -76,14 +82,14 @@ fn floats(random: &mut SmallRng, len: usize) -> Vec<f32> {
 }
 
 /// A matrix as a checkpoint has it, elements within about one.
-struct Stored {
+pub(super) struct Stored {
     dtype: DType,
     shape: Vec<usize>,
     data: Vec<u8>,
 }
 
 impl Stored {
-    fn random(random: &mut SmallRng, dtype: DType, shape: &[usize]) -> Self {
+    pub(super) fn random(random: &mut SmallRng, dtype: DType, shape: &[usize]) -> Self {
         let elements: usize = shape.iter().product();
         let scale = 1.0 / (*shape.last().unwrap() as f32).sqrt();
         let data = match dtype {
@@ -98,7 +104,7 @@ impl Stored {
         Self { dtype, shape: shape.to_vec(), data }
     }
 
-    fn view(&self) -> TensorView<'_> {
+    pub(super) fn view(&self) -> TensorView<'_> {
         TensorView { name: "test.weight", dtype: self.dtype, shape: &self.shape, data: &self.data }
     }
 }
@@ -170,10 +176,10 @@ fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 }
 
 /// How far rounding to this format, a few times, may lead.
-fn tolerance(dtype: DType) -> f32 {
-    match dtype {
-        DType::F16 => 4e-3,
-        DType::BF16 => 3e-2,
+fn tolerance(format: KvFormat) -> f32 {
+    match format {
+        KvFormat::F16 => 4e-3,
+        KvFormat::BF16 | KvFormat::Int8 => 3e-2,
         _ => 2e-5,
     }
 }

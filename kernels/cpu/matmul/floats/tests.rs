@@ -72,7 +72,7 @@ impl Matrix {
         let mut out = Buffer::zeroed(tokens * bytes, "a test").unwrap();
         for (x, out) in x.chunks_exact(self.columns).zip(out.chunks_exact_mut(bytes)) {
             out.fill(0xff); // not a number, where it is not written
-            level.run_wide(Prepare { inputs, x, out });
+            level.run(Prepare { inputs, x, out });
         }
         out
     }
@@ -81,7 +81,7 @@ impl Matrix {
         let Self { elements, columns, data, .. } = self;
         let (elements, columns) = (*elements, *columns);
         let stride = inputs.bytes(columns);
-        level.run_wide(Multiply { elements, inputs, columns, w: data, x, stride, tiles, tokens, sink: out });
+        level.run(Multiply { elements, inputs, columns, w: data, x, stride, tiles, tokens, sink: out });
     }
 
     /// All tiles times all tokens.

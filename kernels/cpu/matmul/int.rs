@@ -1,0 +1,374 @@
+//! Quantised matrices: products of small integers, in blocks of 32 columns, with activations of eight bits.
+//!
+//! A weight is `d · (q - zero) + m` with `d` (and `m`) for each row and 32 columns (16 in Q6_K); an activation `s · x`
+//! with `s` for each token and 32 columns. A block's sum of `q · x` is exact, in i32; sums of blocks are f32, in order
+//! of columns:
+//!
+//! ```text
+//!   total = fma(Σ(q - zero)·x, d·s, total)      total = fma(m, s·Σx, total)
+//!
+//!   a tile's block      16 rows × 32 columns, one after the other along the columns
+//!     nibbles: 256      line j: of each row four bytes; low nibbles columns 4j.., high ones columns 16 + 4j..
+//!     or bytes: 512     line j: of each row columns 4j..
+//!     scales, minima    sixteen of each, f16 as in the file; K formats': f32, their products
+//!
+//!   a token's block     [x: i8 * 32][s: f32][s·Σx: f32][-8·Σx: i32][-32·Σ(first 16 x): i32]
+//! ```
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::packed::{Prepared, Sink, TILE};
+use crate::cpu::simd::{Wide, WideKernel};
+use crate::cpu::workers::Workers;
+use crate::device::DeviceError;
+use crate::dtype::{Block, DType};
+use crate::host::{Buffer, PartView, Shared};
+
+mod layout;
+mod prepare;
+
+use layout::{Layout, by_layout};
+use prepare::{RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
+
+/// Columns of a block.
+const BLOCK: usize = 32;
+
+/// A quantised matrix, packed.
+pub(super) struct Int {
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    /// What the set that it was packed for adds to signed bytes.
+    byte_offset: i32,
+    /// `[tiles][columns / 32]` blocks
+    data: Buffer<u8>,
+}
+
+impl Int {
+    /// Packs what is stored.
+    pub(super) fn pack(part: &PartView<'_>, workers: &mut Workers) -> Result<Self, DeviceError> {
+        let (dtype, rows, columns) = (part.dtype, part.rows, part.columns);
+        assert!(columns.is_multiple_of(BLOCK), "{columns} columns of {dtype}");
+        let tile_bytes = columns / BLOCK * by_layout!(dtype, L => L::BLOCK_BYTES);
+        let bytes = rows.div_ceil(TILE).saturating_mul(tile_bytes);
+        let mut data = Buffer::zeroed(bytes, "weights")?;
+        let tiles = Shared::new(&mut data);
+        let level = workers.level;
+        let byte_offset = level.run(ByteOffset);
+        workers.run(rows.div_ceil(TILE), |_, tile| {
+            // SAFETY: each tile is one task's.
+            let out = unsafe { tiles.part(tile * tile_bytes, tile_bytes) };
+            by_layout!(dtype, L => pack_tile::<L>(part, tile, byte_offset, out));
+        });
+        Ok(Self { dtype, rows, columns, byte_offset, data })
+    }
+
+    /// Bytes a tile.
+    pub(super) fn tile_bytes(&self) -> usize {
+        self.columns / BLOCK * by_layout!(self.dtype, L => L::BLOCK_BYTES)
+    }
+
+    /// Bytes of one token's activations.
+    pub(super) fn prepared_bytes(columns: usize) -> usize {
+        (columns / BLOCK * RECORD).next_multiple_of(64)
+    }
+
+    /// One token's activations, quantised.
+    #[inline(always)]
+    pub(super) fn prepare<S: Wide>(isa: S, x: &[f32], out: &mut [u8]) {
+        prepare::quantise(isa, x, out);
+    }
+
+    /// One row's values, to the bits of [`crate::dtype::dequantize_row`].
+    pub(super) fn row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.columns, "row {row} of {}", self.rows);
+        let tile = &self.data[row / TILE * self.tile_bytes()..][..self.tile_bytes()];
+        by_layout!(self.dtype, L => row_of::<L>(tile, row % TILE, self.byte_offset, out));
+    }
+
+    /// See [`super::packed::Multiply`].
+    #[inline(always)]
+    pub(super) fn multiply<S: Wide, K: Sink>(
+        &self,
+        isa: S,
+        x: Prepared<'_>,
+        tiles: Range<usize>,
+        tokens: Range<usize>,
+        sink: &K,
+    ) {
+        by_layout!(self.dtype, L => self.multiply_by::<L, S, K>(isa, x, tiles, tokens, sink));
+    }
+
+    #[inline(always)]
+    fn multiply_by<L: Layout, S: Wide, K: Sink>(
+        &self,
+        isa: S,
+        x: Prepared<'_>,
+        tiles: Range<usize>,
+        tokens: Range<usize>,
+        sink: &K,
+    ) {
+        let blocks = self.columns / BLOCK;
+        let tile_bytes = blocks * L::BLOCK_BYTES;
+        assert!(tiles.end * tile_bytes <= self.data.len() && S::BYTE_OFFSET == self.byte_offset);
+        let start = x.start(&tokens, blocks * RECORD);
+        // As many tokens at a time as their sums fit the registers, a narrow one and a total each.
+        let most = if S::REGISTERS >= 32 { 8 } else { 4 };
+        let mut token = tokens.start;
+        while token < tokens.end {
+            let left = tokens.end - token;
+            let count = [8, 4, 2, 1].into_iter().find(|count| *count <= most.min(left)).expect("at least one is left");
+            for tile in tiles.clone() {
+                // SAFETY: the tile is within `data` and the tokens' records within `x`, as asserted.
+                let at = unsafe {
+                    Operands {
+                        w: self.data.as_ptr().add(tile * tile_bytes),
+                        x: start.add((token - tokens.start) * x.stride),
+                        stride: x.stride,
+                        blocks,
+                    }
+                };
+                match count {
+                    8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, token, tile, sink),
+                    4 => put::<L, S, K, 4>(isa, at, token, tile, sink),
+                    2 => put::<L, S, K, 2>(isa, at, token, tile, sink),
+                    _ => put::<L, S, K, 1>(isa, at, token, tile, sink),
+                }
+            }
+            token += count;
+        }
+    }
+}
+
+/// What the running set adds to signed bytes.
+struct ByteOffset;
+
+impl WideKernel for ByteOffset {
+    type Out = i32;
+    #[inline(always)]
+    fn run<S: Wide>(self, _isa: S) -> i32 {
+        S::BYTE_OFFSET
+    }
+}
+
+/// A tile and the tokens to multiply it with.
+#[derive(Clone, Copy)]
+struct Operands {
+    w: *const u8,
+    x: *const u8,
+    /// Bytes from a token to the next.
+    stride: usize,
+    blocks: usize,
+}
+
+#[inline(always)]
+fn put<L: Layout, S: Wide, K: Sink, const M: usize>(isa: S, at: Operands, token: usize, tile: usize, sink: &K) {
+    let sums = isa.integers().run(Totals::<L, M>(at, PhantomData));
+    for (t, sum) in sums.iter().enumerate() {
+        // SAFETY: sixteen f32.
+        sink.put(isa, token + t, tile, unsafe { isa.load(sum.as_ptr()) });
+    }
+}
+
+/// One tile times `M` tokens: a function of its own, so that one set's many are not one huge one.
+struct Totals<L, const M: usize>(Operands, PhantomData<L>);
+
+impl<L: Layout, const M: usize> WideKernel for Totals<L, M> {
+    type Out = [[f32; TILE]; M];
+
+    #[inline(always)]
+    fn run<S: Wide>(self, isa: S) -> Self::Out {
+        let mut out = [[0.0; TILE]; M];
+        // SAFETY: who made the operands saw that they are there.
+        let totals = unsafe { totals::<L, S, M>(isa, self.0) };
+        for t in 0..M {
+            // SAFETY: sixteen f32.
+            unsafe { isa.store(totals[t], out[t].as_mut_ptr()) };
+        }
+        out
+    }
+}
+
+/// One tile times `M` tokens.
+///
+/// # Safety
+/// `w` has `blocks` blocks of the layout; each of `M` tokens as many records.
+// Loops over indices: what an iterator over an array of registers compiles to keeps them in memory.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn totals<L: Layout, S: Wide, const M: usize>(isa: S, at: Operands) -> [S::F; M] {
+    let mut totals = [isa.splat(0.0); M];
+    for block in 0..at.blocks {
+        // SAFETY: within the tile and the tokens' records, by contract; so are the offsets below, by their layouts.
+        unsafe {
+            let (w, x) = (at.w.add(block * L::BLOCK_BYTES), at.x.add(block * RECORD));
+            let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
+            for share in 0..BLOCK / L::SHARE {
+                let sums = sums::<L, S, M>(isa, w, x, at.stride, share);
+                let d = L::numbers(isa, w, share);
+                for t in 0..M {
+                    totals[t] = isa.fma(isa.to_f32(sums[t]), isa.mul(d, isa.splat(scalar(t, SCALE))), totals[t]);
+                }
+            }
+            if L::MIN {
+                let m = L::numbers(isa, w, 1);
+                for t in 0..M {
+                    totals[t] = isa.fma(m, isa.splat(scalar(t, SCALED_SUM)), totals[t]);
+                }
+            }
+        }
+    }
+    totals
+}
+
+/// `Σ(q - zero)·x` of one share of a block.
+///
+/// # Safety
+/// As [`totals`].
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn sums<L: Layout, S: Wide, const M: usize>(
+    isa: S,
+    w: *const u8,
+    x: *const u8,
+    stride: usize,
+    share: usize,
+) -> [S::I; M] {
+    // SAFETY: by contract.
+    unsafe {
+        let mut sums = [isa.splat_i(0); M];
+        let zero = if L::STEPS == 0 { S::BYTE_OFFSET } else { L::ZERO };
+        if zero != 0 {
+            for t in 0..M {
+                let field = |at: usize| x.add(t * stride + at).cast::<i32>().read_unaligned();
+                sums[t] = isa.splat_i(match (L::SHARE, share) {
+                    (16, 0) => field(ZERO_SUM_FIRST) * (zero / 32),
+                    (16, _) => (4 * field(ZERO_SUM) - field(ZERO_SUM_FIRST)) * (zero / 32),
+                    _ => field(ZERO_SUM) * (zero / 8),
+                });
+            }
+        }
+        let four = |t: usize, group: usize| isa.splat_4(x.add(t * stride + 4 * group));
+        if L::NIBBLES {
+            let mut narrow = [isa.start_narrow(sums[0]); M];
+            for t in 0..M {
+                narrow[t] = isa.start_narrow(sums[t]);
+            }
+            for j in 0..4 {
+                let both = isa.load_bytes(w.add(64 * j));
+                let low = isa.low_nibbles(both);
+                for t in 0..M {
+                    narrow[t] = isa.dot_narrow(narrow[t], low, four(t, j));
+                }
+                let high = isa.high_nibbles(both);
+                for t in 0..M {
+                    narrow[t] = isa.dot_narrow(narrow[t], high, four(t, 4 + j));
+                }
+            }
+            for t in 0..M {
+                sums[t] = isa.end_narrow(sums[t], narrow[t]);
+            }
+            return sums;
+        }
+        let groups = L::SHARE / 4;
+        let first = share * groups;
+        if L::STEPS == 0 {
+            for group in first..first + groups {
+                let w = isa.load_bytes(w.add(64 * group));
+                for t in 0..M {
+                    sums[t] = isa.dot_bytes(sums[t], w, four(t, group));
+                }
+            }
+            return sums;
+        }
+        for start in 0..groups / L::STEPS {
+            let start = first + start * L::STEPS;
+            let mut narrow = [isa.start_narrow(sums[0]); M];
+            for t in 0..M {
+                narrow[t] = isa.start_narrow(sums[t]);
+            }
+            for group in start..start + L::STEPS {
+                let w = isa.load_bytes(w.add(64 * group));
+                for t in 0..M {
+                    narrow[t] = isa.dot_narrow(narrow[t], w, four(t, group));
+                }
+            }
+            for t in 0..M {
+                sums[t] = isa.end_narrow(sums[t], narrow[t]);
+            }
+        }
+        sums
+    }
+}
+
+/// Packs up to sixteen rows of `part`.
+fn pack_tile<L: Layout>(part: &PartView<'_>, tile: usize, byte_offset: i32, out: &mut [u8]) {
+    let (len, size) = (part.dtype.block_len(), part.dtype.block_bytes());
+    let mut block = Block { q: [0; 256], scales: [(0.0, 0.0); 16] };
+    let zero = if L::STEPS == 0 { byte_offset } else { L::ZERO };
+    let shares = BLOCK / L::SHARE;
+    for row in 0..TILE.min(part.rows - tile * TILE) {
+        let mut blocks = out.chunks_exact_mut(L::BLOCK_BYTES);
+        for stored in part.row(tile * TILE + row).chunks_exact(size) {
+            block.unpack(part.dtype, stored);
+            for (i, q) in block.q[..len].as_chunks::<BLOCK>().0.iter().enumerate() {
+                let out = blocks.next().expect("as many blocks as the row has");
+                let q = q.map(|q| (i32::from(q) + zero) as u8);
+                put_integers::<L>(&q, row, out);
+                for share in 0..shares {
+                    let (d, m) = block.scales[i * shares + share];
+                    L::put_number(out, share, row, d);
+                    if L::MIN {
+                        L::put_number(out, 1, row, m);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A row's 32 integers into a tile's block.
+#[inline(always)]
+fn put_integers<L: Layout>(q: &[u8; BLOCK], row: usize, out: &mut [u8]) {
+    let fours = q.as_chunks::<4>().0;
+    if L::NIBBLES {
+        for j in 0..4 {
+            let four: [u8; 4] = std::array::from_fn(|i| fours[j][i] | fours[4 + j][i] << 4);
+            out[64 * j + 4 * row..][..4].copy_from_slice(&four);
+        }
+    } else {
+        for (j, four) in fours.iter().enumerate() {
+            out[64 * j + 4 * row..][..4].copy_from_slice(four);
+        }
+    }
+}
+
+/// One row of a tile, as values.
+fn row_of<L: Layout>(tile: &[u8], row: usize, byte_offset: i32, out: &mut [f32]) {
+    let zero = if L::STEPS == 0 { byte_offset } else { L::ZERO };
+    for (block, out) in tile.chunks_exact(L::BLOCK_BYTES).zip(out.as_chunks_mut::<BLOCK>().0) {
+        for (share, out) in out.chunks_exact_mut(L::SHARE).enumerate() {
+            let d = L::number(block, share, row);
+            for (i, y) in out.iter_mut().enumerate() {
+                let column = share * L::SHARE + i;
+                let byte = |line: usize| block[64 * line + 4 * row + column % 4];
+                let stored = match (L::NIBBLES, column < 16) {
+                    (true, true) => byte(column / 4) & 15,
+                    (true, false) => byte(column / 4 - 4) >> 4,
+                    _ => byte(column / 4),
+                };
+                let q = match L::STEPS {
+                    0 => (i32::from(stored) - zero) as i8 as i32,
+                    _ => i32::from(stored) - zero,
+                };
+                *y = q as f32 * d;
+                if L::MIN {
+                    *y += L::number(block, 1, row);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
