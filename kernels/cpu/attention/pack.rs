@@ -1,9 +1,12 @@
 //! A block's keys and values out of the cache's rows, as the products want them.
 //!
 //! ```text
-//!   keys    word w of key 0, of key 1, … of key 127      [words of a head][BLOCK]       scores of sixteen keys a vector
-//!   values  keys 2 k and 2 k + 1 (or k) of column 0, …   [BLOCK / PER_WORD][columns]    sixteen columns a vector
+//!   keys    [BLOCK / 16][words of a head][16]           word w of sixteen keys: their scores are a vector
+//!   values  [columns / 16][BLOCK / PER_WORD][16]        keys 2 k and 2 k + 1 (or k) of sixteen columns
 //! ```
+//!
+//! A product reads one [..][16] from end to end: where rows of all keys lay side by side, every row's vector would be in the
+//! same few sets of the first-level cache.
 use std::marker::PhantomData;
 
 use super::BLOCK;
@@ -17,14 +20,72 @@ pub(super) struct Rows {
     pub rows: [*const u8; BLOCK],
     /// Keys of this block.
     pub count: usize,
-    /// What will be wanted next: `rows` again where there is no next block.
+    /// What will be wanted next, and is asked for meanwhile.
     pub next: [*const u8; BLOCK],
+    /// Where the asking for it has come to.
+    pub asked: Asked,
+}
+
+/// A walk over the next block, in the order of memory: in steps between other work, since many at once would hold up the
+/// loads that come after, and hardware does best with neighbours.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// What of each row, in bytes: the heads' keys, and their values. One run where the tile has all heads.
+    pub parts: [(usize, usize); 2],
+    /// Cache lines a step.
+    pub lines: usize,
+    row: usize,
+    part: usize,
+    line: usize,
+}
+
+impl Asked {
+    /// For so many heads of rows, which are asked for in two steps a key of each head.
+    pub(super) fn new(parts: [(usize, usize); 2], heads: usize) -> Self {
+        let lines: usize = parts.iter().map(|(start, end)| (end - start).div_ceil(64)).sum();
+        Self { parts, lines: lines.div_ceil(2 * heads), row: 0, part: 0, line: 0 }
+    }
+
+    /// From the first row again.
+    pub(super) fn restart(&mut self) {
+        *self = Self { row: 0, part: 0, line: 0, ..*self };
+    }
+}
+
+impl Rows {
+    /// All that is left.
+    #[inline(always)]
+    pub(super) fn ask_all<S: Wide>(&mut self, isa: S) {
+        while self.asked.row < self.next.len() {
+            self.ask(isa);
+        }
+    }
+
+    /// A step.
+    #[inline(always)]
+    fn ask<S: Wide>(&mut self, isa: S) {
+        let Asked { parts, lines, row, part, line } = &mut self.asked;
+        for _ in 0..*lines {
+            let Some(next) = self.next.get(*row) else {
+                return;
+            };
+            let (start, end) = parts[*part];
+            isa.prefetch(next.wrapping_add(start + 64 * *line));
+            *line += 1;
+            if start + 64 * *line >= end {
+                (*part, *line) = (*part + 1, 0);
+                if *part == 2 || parts[*part].0 == parts[*part].1 {
+                    (*row, *part) = (*row + 1, 0);
+                }
+            }
+        }
+    }
 }
 
 /// What to pack.
 pub(super) struct Pack<'a, 'p, E> {
     /// From where.
-    pub rows: &'a Rows,
+    pub rows: &'a mut Rows,
     /// Bytes from a row's start to the head's key, and to its value.
     pub at: (usize, usize),
     /// And to their scales, where there are any.
@@ -41,9 +102,9 @@ pub(super) struct Pack<'a, 'p, E> {
 
 /// A block of one K/V head.
 pub(super) struct Panels<'a> {
-    /// `[padded(words of a head)][BLOCK]`
+    /// `[BLOCK / 16][padded(words of a head)][16]`
     pub keys: &'a mut [u32],
-    /// `[BLOCK / PER_WORD][columns]`
+    /// `[columns / 16][BLOCK / PER_WORD][16]`
     pub values: &'a mut [u32],
     /// A key's, 0 beyond the last.
     pub key_scales: &'a mut [f32],
@@ -90,23 +151,10 @@ impl<E: Element> Pack<'_, '_, E> {
     fn pack<S: Wide, R: Stored>(&mut self, isa: S) {
         for group in 0..self.rows.count.div_ceil(WIDE) {
             self.keys::<S, R>(isa, group * WIDE);
-            self.ask::<S, R>(isa, group * WIDE, self.at.0);
         }
         for first in (0..self.rows.count).step_by(E::PER_WORD) {
             self.values::<S, R>(isa, first);
-            if first % WIDE == 0 {
-                self.ask::<S, R>(isa, first, self.at.1);
-            }
-        }
-    }
-
-    /// Asks for the same part of sixteen rows of the next block.
-    #[inline(always)]
-    fn ask<S: Wide, R: Stored>(&self, isa: S, first: usize, at: usize) {
-        for row in &self.rows.next[first..first + WIDE] {
-            for line in (0..self.dim * R::FORMAT.element_bytes()).step_by(64) {
-                isa.prefetch(row.wrapping_add(at + line));
-            }
+            (0..E::PER_WORD).for_each(|_| self.rows.ask(isa));
         }
     }
 
@@ -114,17 +162,22 @@ impl<E: Element> Pack<'_, '_, E> {
     #[inline(always)]
     fn keys<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
         let (words, bytes) = (self.dim.div_ceil(E::PER_WORD), R::FORMAT.element_bytes());
-        let rows: &[_; WIDE] = self.rows.rows[first..].first_chunk().expect("a block is groups of sixteen");
-        for word in (0..words).step_by(WIDE) {
+        let rows: [_; WIDE] = *self.rows.rows[first..].first_chunk().expect("a block is groups of sixteen");
+        let corners = words.div_ceil(WIDE);
+        for corner in 0..corners {
+            let word = corner * WIDE;
+            for _ in corner * WIDE / corners..(corner + 1) * WIDE / corners {
+                self.rows.ask(isa);
+            }
             let from = word * E::PER_WORD;
             let left = self.dim - from;
             let start = |i: usize| rows[i].wrapping_add(self.at.0 + from * bytes);
             // SAFETY: `run` has checked that the panel has the words, padded.
-            let to = unsafe { self.to.keys.as_mut_ptr().add(word * BLOCK + first) };
+            let to = unsafe { self.to.keys.as_mut_ptr().add(first * padded(words) + word * WIDE) };
             if R::FORMAT == E::STORED && left >= WIDE * E::PER_WORD {
                 let rows: [*const u32; WIDE] = std::array::from_fn(|i| start(i).cast());
                 // SAFETY: rows hold sixteen more words; so does the panel.
-                unsafe { isa.transpose(&rows, to, BLOCK) };
+                unsafe { isa.transpose(&rows, to, WIDE) };
                 continue;
             }
             let mut corner = [[0u32; WIDE]; WIDE];
@@ -138,7 +191,7 @@ impl<E: Element> Pack<'_, '_, E> {
                 }
             }
             // SAFETY: sixteen rows of sixteen words; the panel as above.
-            unsafe { isa.transpose(&corner.each_ref().map(|row| row.as_ptr()), to, BLOCK) };
+            unsafe { isa.transpose(&corner.each_ref().map(|row| row.as_ptr()), to, WIDE) };
         }
     }
 
@@ -151,7 +204,7 @@ impl<E: Element> Pack<'_, '_, E> {
             let left = self.dim - column;
             let start = |i: usize| self.rows.rows[first + i].wrapping_add(self.at.1 + column * bytes);
             // SAFETY: `run` has checked that the panel has this row and column.
-            let to = unsafe { self.to.values.as_mut_ptr().add(first / E::PER_WORD * columns + column) };
+            let to = unsafe { self.to.values.as_mut_ptr().add((column * BLOCK + first * WIDE) / E::PER_WORD) };
             if R::FORMAT == E::STORED && left >= WIDE && is_there(E::PER_WORD - 1) {
                 // SAFETY: rows hold sixteen more elements.
                 unsafe { E::zip(isa, [start(0).cast(), start(E::PER_WORD - 1).cast()], to) };

@@ -20,6 +20,7 @@ pub(super) struct Product<E> {
     a: *const u32,
     a_stride: usize,
     b: *const u32,
+    /// Words from a vector of columns to the next: each is a panel of its own, one row of sixteen after the other.
     b_stride: usize,
     out: *mut f32,
     out_stride: usize,
@@ -39,7 +40,7 @@ pub(super) struct Size {
 }
 
 impl<E: Element> Product<E> {
-    /// Operands and result, each with the words from one of its rows to the next.
+    /// Operands and result, each with its words from a row to the next; of b, from a vector of columns to the next.
     ///
     /// # Safety
     /// They hold as much as `size` says, and `out` overlaps neither of the others.
@@ -81,13 +82,13 @@ impl<E: Element> Product<E> {
         // SAFETY: rows below `size.rows`, words below `size.words` and vectors below `size.vectors` are there, by the
         // contract of `new`.
         unsafe {
-            let b = self.b.add(vector * WIDE);
+            let b = self.b.add(vector * self.b_stride);
             for k in 0..self.size.words {
                 // Loops, not closures: those would be functions of their own, without the instruction set.
-                let b = b.add(k * self.b_stride);
+                let b = b.add(k * WIDE);
                 let mut columns = [E::load(isa, b); N];
                 for (j, column) in columns.iter_mut().enumerate().skip(1) {
-                    *column = E::load(isa, b.add(j * WIDE));
+                    *column = E::load(isa, b.add(j * self.b_stride));
                 }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let a = E::splat(isa, self.a.add(i * self.a_stride + k));

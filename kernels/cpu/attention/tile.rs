@@ -4,10 +4,11 @@
 //! next was just computed or lies in shared memory.
 use std::f32::consts::LOG2_E;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::BLOCK;
 use super::element::Element;
-use super::pack::{Pack, Panels, Rows};
+use super::pack::{Asked, Pack, Panels, Rows};
 use super::plan::{Share, Tile, block_floats, first_seen};
 use super::product::{MOST_ROWS, Product, Size, rows_at_once};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
@@ -245,7 +246,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
         let mut running = Running::start(largest, sums, gathered, columns);
         let mut few = Few { q, q_stride, scores, weights, fresh, largest: [UNSEEN; WIDE], sums: [0.0; WIDE] };
         let mut panels = Panels { keys, values, key_scales, value_scales };
-        let mut rows = Rows::start(operands, tile);
+        let mut rows = Rows::start(isa, operands, tile);
         for block in tile.blocks.clone() {
             rows.turn_to(operands, tile, block);
             // SAFETY: a share's block is one task's alone until all have ended.
@@ -253,7 +254,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
             for (i, kv_head) in tile.kv_heads.clone().enumerate() {
                 let layout = operands.cache.layout();
                 isa.run(Pack::<E> {
-                    rows: &rows,
+                    rows: &mut rows,
                     at: (layout.key(kv_head), layout.value(kv_head)),
                     scales_at: (layout.key_scale(kv_head), layout.value_scale(kv_head)),
                     format: layout.format(),
@@ -293,10 +294,21 @@ fn load_queries<S: Wide, E: Element>(isa: S, operands: &Operands<'_>, tile: &Til
 }
 
 impl Rows {
-    fn start(operands: &Operands<'_>, tile: &Tile) -> Self {
+    /// Before the first block, which is asked for at once: nothing else can be done yet.
+    #[inline(always)]
+    fn start<S: Wide>(isa: S, operands: &Operands<'_>, tile: &Tile) -> Self {
         let mut next = [std::ptr::null(); BLOCK];
         find_rows(operands, tile, tile.blocks.start, &mut next);
-        Self { rows: next, count: 0, next }
+        let (layout, Range { start, end }) = (operands.cache.layout(), tile.kv_heads.clone());
+        let heads = end - start;
+        let parts = if heads == operands.op.kv_heads {
+            [(0, layout.bytes()), (0, 0)]
+        } else {
+            [(layout.key(start), layout.key(end)), (layout.value(start), layout.value(end))]
+        };
+        let mut rows = Self { rows: next, count: 0, next, asked: Asked::new(parts, heads) };
+        rows.ask_all(isa);
+        rows
     }
 
     /// To the next block: `block`, which the last call or `start` has looked up.
@@ -305,6 +317,7 @@ impl Rows {
         self.count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
         if block + 1 < tile.blocks.end {
             find_rows(operands, tile, block + 1, &mut self.next);
+            self.asked.restart();
         }
     }
 }
@@ -343,7 +356,7 @@ impl Few<'_> {
         // SAFETY: as many rows of q as just asserted; a panel of keys has BLOCK columns, scores MOST_ROWS rows of them.
         isa.run(unsafe {
             let (keys, scores) = (panels.keys.as_ptr(), self.scores.as_mut_ptr());
-            Product::<E>::new((q.as_ptr(), self.q_stride), (keys, BLOCK), (scores, BLOCK), size)
+            Product::<E>::new((q.as_ptr(), self.q_stride), (keys, padded(size.words) * WIDE), (scores, BLOCK), size)
         });
         let scaled = operands.cache.layout().format().is_scaled();
         for (i, (start, end)) in part.seeing() {
@@ -364,7 +377,8 @@ impl Few<'_> {
         let size = Size { rows: part.count, words: end.div_ceil(E::PER_WORD), vectors: columns / WIDE };
         // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights.
         isa.run(unsafe {
-            let (weights, values) = ((self.weights.as_ptr(), BLOCK / E::PER_WORD), (panels.values.as_ptr(), columns));
+            let (weights, values) = (self.weights.as_ptr(), panels.values.as_ptr());
+            let (weights, values) = ((weights, BLOCK / E::PER_WORD), (values, BLOCK / E::PER_WORD * WIDE));
             Product::<E>::new(weights, values, (self.fresh.as_mut_ptr(), columns), size)
         });
     }
