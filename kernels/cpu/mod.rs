@@ -8,7 +8,8 @@
 //!   simd/                eight lanes, as the machine has them; the dot products
 //!   tensor.rs            activations, rounding
 //!   matmul.rs            a weight times all tokens
-//!   rows.rs              norm, gate, rotation: a token's row alone
+//!   rows.rs              norm, gate: a token's row alone
+//!   rope.rs              biases, QK-norm, rotation, and K and V into their pages
 //!   attention/           queries against pages
 //!   moe.rs               mixtures of experts: which tokens each multiplies
 //! ```
@@ -17,6 +18,7 @@
 mod attention;
 mod matmul;
 mod moe;
+mod rope;
 mod rows;
 mod simd;
 mod team;
@@ -32,7 +34,8 @@ pub use matmul::Keep;
 pub use matmul::Weight;
 use matmul::{Arena, Finish, Input, Rows, Target};
 pub use moe::{Experts, MoeScratch};
-use rows::{Gated, Rope};
+use rope::Angles;
+use rows::Gated;
 use simd::Level;
 pub use tensor::Tensor;
 use workers::Workers;
@@ -41,7 +44,7 @@ use crate::device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError,
     SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
-use crate::host::{self, Buffer, KvCache, Place, Shared, Source, Staged};
+use crate::host::{self, Buffer, KvCache, Shared, Source, Staged};
 use crate::sampling;
 
 /// How to compute.
@@ -68,6 +71,7 @@ pub struct Cpu {
     staged: Staged,
     /// The token that each slot sampled last.
     last: Vec<TokenId>,
+    angles: Angles,
     /// Blocks of keys that several threads attend to.
     shares: Shares,
     arena: Arena,
@@ -98,6 +102,7 @@ impl Cpu {
             cache: None,
             staged: Staged::default(),
             last: Vec::new(),
+            angles: Angles::default(),
             shares: Shares::new(),
             arena: Arena::new()?,
             logits: Buffer::zeroed(0, "logits")?,
@@ -215,44 +220,7 @@ impl Device for Cpu {
     }
 
     fn rope_store_kv(&mut self, qkv: &mut Tensor, op: &RopeStore<'_, Vector>) {
-        let cache = self.cache.as_mut().expect("kv_cache comes before steps");
-        let (heads, kv_heads, head_dim) = (op.heads, op.kv_heads, op.head_dim);
-        let shape = *cache.shape();
-        assert_eq!((shape.kv_heads, shape.head_dim), (kv_heads, head_dim), "the cache's heads");
-        assert!(op.layer < shape.layers, "layer {} of {}", op.layer, shape.layers);
-        assert_eq!(qkv.width, (heads + 2 * kv_heads) * head_dim, "a row of q, k and v");
-        let inv_freq = &op.inv_freq.0;
-        assert!(2 * inv_freq.len() <= head_dim, "{} frequencies for heads of {head_dim}", inv_freq.len());
-        let (stride, width) = (qkv.stride, qkv.width);
-        let (rows, writer) = (Shared::new(&mut qkv.values), cache.writer());
-        let (staged, level) = (&self.staged, self.workers.level);
-        self.workers.run(staged.tokens.len(), |scratch, t| {
-            let token = staged.tokens[t];
-            let [cos, sin] = scratch.slices([inv_freq.len(); 2]);
-            let (cos, sin) = (&mut cos[..inv_freq.len()], &mut sin[..inv_freq.len()]);
-            for ((cos, sin), freq) in cos.iter_mut().zip(&mut *sin).zip(&**inv_freq) {
-                let angle = token.position as f32 * freq;
-                (*cos, *sin) = (angle.cos() * op.rope_scale, angle.sin() * op.rope_scale);
-            }
-            // SAFETY: a token's row is its task's alone.
-            let qkv = unsafe { rows.part(t * stride, width) };
-            level.run(Rope {
-                qkv,
-                heads,
-                kv_heads,
-                head_dim,
-                bias: op.bias.map(|bias| &bias.0[..]),
-                q_norm: op.q_norm.as_ref().map(|norm| (&norm.weight.0[..], norm.eps)),
-                k_norm: op.k_norm.as_ref().map(|norm| (&norm.weight.0[..], norm.eps)),
-                layout: op.layout,
-                cos_sin: (cos, sin),
-            });
-            let page = staged.pages(token.row)[token.position / shape.page_size] as usize;
-            let place = Place { layer: op.layer, page, offset: token.position % shape.page_size };
-            let (k, v) = qkv[heads * head_dim..].split_at(kv_heads * head_dim);
-            // SAFETY: staging checked that no page is written by two rows, and a row's tokens have different positions.
-            writer.layout.store(unsafe { writer.row(place) }, k, v);
-        });
+        self.rotate_and_store(qkv, op);
     }
 
     fn attend(&mut self, qkv: &Tensor, op: &Attend, out: &mut Tensor) {

@@ -1,6 +1,6 @@
-//! Operations on a token's row alone: RMS norm, the gate, biases with QK-norm and rotation.
+//! Operations on a token's row alone: RMS norm and the gate.
 use super::simd::{WIDE, Wide, WideKernel};
-use crate::device::{Activation, RopeLayout};
+use crate::device::Activation;
 use crate::math::activate;
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`
@@ -29,7 +29,7 @@ impl RmsNorm<'_> {
 
 /// `1 / sqrt(mean(x²) + eps)`: squares summed in sixteen lanes, then the lanes in order.
 #[inline(always)]
-fn norm_scale(x: &[f32], eps: f32) -> f32 {
+pub(super) fn norm_scale(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0.0f32; WIDE];
     let (chunks, rest) = x.as_chunks::<WIDE>();
     for chunk in chunks {
@@ -81,65 +81,5 @@ impl WideKernel for Gated<'_> {
 fn gate_by(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((y, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         *y = activate(act, g) * u;
-    }
-}
-
-/// One token's q and k: bias (v too), QK-norm, rotation.
-pub(super) struct Rope<'a> {
-    /// `[q heads | k heads | v heads] * head_dim`
-    pub qkv: &'a mut [f32],
-    /// Query heads, K heads, and elements of each.
-    pub heads: usize,
-    /// K heads.
-    pub kv_heads: usize,
-    /// Elements a head.
-    pub head_dim: usize,
-    /// As long as qkv, where there is one.
-    pub bias: Option<&'a [f32]>,
-    /// Weight and epsilon of the query heads' norm.
-    pub q_norm: Option<(&'a [f32], f32)>,
-    /// Weight and epsilon of the key heads' norm.
-    pub k_norm: Option<(&'a [f32], f32)>,
-    /// How pairs lie.
-    pub layout: RopeLayout,
-    /// Cosines and sines of this position, `[rotary_dim / 2]` each.
-    pub cos_sin: (&'a [f32], &'a [f32]),
-}
-
-impl WideKernel for Rope<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Wide>(self, _isa: S) {
-        let Self { qkv, heads, kv_heads, head_dim, bias, q_norm, k_norm, layout, cos_sin } = self;
-        if let Some(bias) = bias {
-            qkv.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-        }
-        for (h, head) in qkv[..(heads + kv_heads) * head_dim].chunks_exact_mut(head_dim).enumerate() {
-            if let Some((weight, eps)) = if h < heads { q_norm } else { k_norm } {
-                let scale = norm_scale(head, eps);
-                head.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * w);
-            }
-            rotate(head, layout, cos_sin);
-        }
-    }
-}
-
-#[inline(always)]
-fn rotate(head: &mut [f32], layout: RopeLayout, (cos, sin): (&[f32], &[f32])) {
-    let half = cos.len();
-    let turn = |a: f32, b: f32, (cos, sin): (&f32, &f32)| (a * cos - b * sin, b * cos + a * sin);
-    match layout {
-        RopeLayout::Halves => {
-            let (a, b) = head[..2 * half].split_at_mut(half);
-            for ((a, b), angle) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
-                (*a, *b) = turn(*a, *b, angle);
-            }
-        }
-        RopeLayout::Pairs => {
-            for (pair, angle) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
-                (pair[0], pair[1]) = turn(pair[0], pair[1], angle);
-            }
-        }
     }
 }

@@ -8,7 +8,7 @@ mod shared;
 mod step;
 
 pub(crate) use buffer::Buffer;
-pub(crate) use kv::{KvCache, Place, page_bytes};
+pub(crate) use kv::{KvCache, Place, RowLayout, page_bytes};
 pub(crate) use parts::{PartView, stack, stack_vectors, views};
 pub(crate) use shared::Shared;
 pub(crate) use step::{Source, Staged};

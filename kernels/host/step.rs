@@ -111,6 +111,11 @@ impl Staged {
         }
     }
 
+    /// Which step this is: no two that a device stages have the same number.
+    pub(crate) fn number(&self) -> u64 {
+        self.step
+    }
+
     /// A row's page table, as far as its last token.
     pub(crate) fn pages(&self, row: usize) -> &[u32] {
         &self.pages[self.rows[row].pages.clone()]

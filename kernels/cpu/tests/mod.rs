@@ -1,4 +1,5 @@
 //! The device against `reference`, operation by operation and as a whole; and that a value has one set of bits.
+mod attention;
 mod bits;
 mod moe;
 mod ops;
