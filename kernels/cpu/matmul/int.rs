@@ -32,6 +32,8 @@ use prepare::{RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
 
 /// Columns of a block.
 const BLOCK: usize = 32;
+/// Tiles that all tokens meet before the next: what the first-level cache keeps beside a few tokens.
+const TILES_BYTES: usize = 12 << 10;
 
 /// A quantised matrix, packed.
 pub(super) struct Int {
@@ -114,28 +116,31 @@ impl Int {
         let start = x.start(&tokens, blocks * RECORD);
         // As many tokens at a time as their sums fit the registers, a narrow one and a total each.
         let most = if S::REGISTERS >= 32 { 8 } else { 4 };
-        let mut token = tokens.start;
-        while token < tokens.end {
-            let left = tokens.end - token;
-            let count = [8, 4, 2, 1].into_iter().find(|count| *count <= most.min(left)).expect("at least one is left");
-            for tile in tiles.clone() {
-                // SAFETY: the tile is within `data` and the tokens' records within `x`, as asserted.
-                let at = unsafe {
-                    Operands {
-                        w: self.data.as_ptr().add(tile * tile_bytes),
-                        x: start.add((token - tokens.start) * x.stride),
-                        stride: x.stride,
-                        blocks,
+        for first in tiles.clone().step_by((TILES_BYTES / tile_bytes).max(1)) {
+            let group = first..tiles.end.min(first + (TILES_BYTES / tile_bytes).max(1));
+            let mut token = tokens.start;
+            while token < tokens.end {
+                let left = most.min(tokens.end - token);
+                let count = [8, 4, 2, 1].into_iter().find(|count| *count <= left).expect("at least one is left");
+                for tile in group.clone() {
+                    // SAFETY: the tile is within `data` and the tokens' records within `x`, as asserted.
+                    let at = unsafe {
+                        Operands {
+                            w: self.data.as_ptr().add(tile * tile_bytes),
+                            x: start.add((token - tokens.start) * x.stride),
+                            stride: x.stride,
+                            blocks,
+                        }
+                    };
+                    match count {
+                        8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, token, tile, sink),
+                        4 => put::<L, S, K, 4>(isa, at, token, tile, sink),
+                        2 => put::<L, S, K, 2>(isa, at, token, tile, sink),
+                        _ => put::<L, S, K, 1>(isa, at, token, tile, sink),
                     }
-                };
-                match count {
-                    8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, token, tile, sink),
-                    4 => put::<L, S, K, 4>(isa, at, token, tile, sink),
-                    2 => put::<L, S, K, 2>(isa, at, token, tile, sink),
-                    _ => put::<L, S, K, 1>(isa, at, token, tile, sink),
                 }
+                token += count;
             }
-            token += count;
         }
     }
 }

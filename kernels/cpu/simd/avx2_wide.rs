@@ -274,8 +274,12 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn dot_narrow(self, p: Self::P, u: Self::B, x: Self::B) -> Self::P {
         // SAFETY: see above. Sums of pairs stay in i16 to the end: 2 · 127 · 127 fits.
-        let dot = |p, u, x| unsafe { _mm256_add_epi16(p, _mm256_maddubs_epi16(u, x)) };
-        [dot(p[0], u[0], x[0]), dot(p[1], u[1], x[1])]
+        unsafe {
+            [
+                here(_mm256_add_epi16(p[0], _mm256_maddubs_epi16(u[0], x[0]))),
+                here(_mm256_add_epi16(p[1], _mm256_maddubs_epi16(u[1], x[1]))),
+            ]
+        }
     }
     #[inline(always)]
     fn end_narrow(self, acc: Self::I, p: Self::P) -> Self::I {
@@ -316,6 +320,22 @@ impl Wide for Avx2 {
         // SAFETY: `self` proves the features that `compiled` is compiled for.
         unsafe { compiled(self, kernel) }
     }
+}
+
+/// No instruction. Compilers see that sums of integers may be taken in any order, take each token's in one go, and so
+/// need all weights of a block at once, more than there are registers: this says to compute the sum here.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn here(v: __m256i) -> __m256i {
+    #[cfg(not(miri))]
+    {
+        let mut v = v;
+        // SAFETY: it does nothing.
+        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+        v
+    }
+    #[cfg(miri)]
+    v
 }
 
 /// The largest of eight integers that are bits of positive f32, as that f32.
