@@ -255,7 +255,10 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn high_nibbles(self, v: Self::B) -> Self::B {
         // SAFETY: see above.
-        v.map(|v| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15)) })
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(_mm256_srli_epi16::<4>(v[0]), mask), _mm256_and_si256(_mm256_srli_epi16::<4>(v[1]), mask)]
+        }
     }
     #[inline(always)]
     fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I {
@@ -303,12 +306,17 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn evens(self, v: Self::B) -> Self::F {
         // SAFETY: see above.
-        v.map(|v| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v)) })
+        unsafe {
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(v[0])), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v[1]))]
+        }
     }
     #[inline(always)]
     fn odds(self, v: Self::B) -> Self::F {
         // SAFETY: see above.
-        v.map(|v| unsafe { _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000u32 as i32))) })
+        unsafe {
+            let upper = _mm256_set1_epi32(0xffff_0000u32 as i32);
+            [_mm256_castsi256_ps(_mm256_and_si256(v[0], upper)), _mm256_castsi256_ps(_mm256_and_si256(v[1], upper))]
+        }
     }
     #[inline(always)]
     fn run<K: WideKernel>(self, kernel: K) -> K::Out {
