@@ -13,7 +13,7 @@
 //!   cpu/          the same operations, threaded and vectorised
 //!   host/         what devices in the host's memory share: buffers, cut tensors, a staged step, the K/V cache
 //!   math.rs narrow.rs memory.rs   e^x and gates; half precision; memory that is left
-//!   socket.rs     one socket option that no safe crate offers (for the load generator)
+//!   socket.rs thread.rs   a socket option and a wish to the scheduler that no safe crate offers (for the load generator)
 //!   golden/       values that gguf and torch computed, for the tests
 //! ```
 pub mod cpu;
@@ -29,6 +29,7 @@ mod narrow;
 pub mod reference;
 pub mod sampling;
 pub mod socket;
+pub mod thread;
 
 pub use device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, PageId, RopeLayout,

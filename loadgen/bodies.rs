@@ -43,6 +43,10 @@ pub(crate) struct Batch<'a> {
     pub(crate) run: u64,
     /// What each request asks for.
     pub(crate) requests: &'a [Request],
+    /// Where the first of them is in the run.
+    pub(crate) first: usize,
+    /// Threads that make them.
+    pub(crate) threads: usize,
 }
 
 /// The part of a prompt that is a request's own, as JSON.
@@ -57,7 +61,7 @@ enum OwnPart {
 }
 
 impl Batch<'_> {
-    /// Makes every body, on all cores; `on_step` is called after each prompt.
+    /// Makes every body; `on_step` is called after each prompt.
     pub(crate) fn prepare(&self, prompts: &Prompts, on_step: &(dyn Fn() + Sync)) -> Result<Vec<Job>, LoadgenError> {
         let links = history::links(self.requests);
         let mut quoted = vec![false; self.requests.len()];
@@ -66,7 +70,7 @@ impl Batch<'_> {
         let as_ids = self.server.endpoint == Endpoint::Completions && links.iter().all(Option::is_none);
         let fields = Fields::new(self.server, self.model);
         let maker = Maker { batch: self, prompts, links: &links, fields, as_ids };
-        let made = parallel::in_order(self.requests.len(), |index| {
+        let made = parallel::in_order_on(self.threads, self.requests.len(), |index| {
             let part = maker.part(index, 0)?;
             on_step();
             Ok::<_, LoadgenError>(Made::of(part, &maker, index, quoted[index]))
@@ -134,7 +138,7 @@ impl Maker<'_> {
         let Batch { server, seed, run, requests, .. } = *self.batch;
         let request = &requests[index];
         let link = self.links[index];
-        let (salt, own) = (Salt { seed, run }, Own { index, attempt });
+        let (salt, own) = (Salt { seed, run }, Own { index: self.batch.first + index, attempt });
         match (&request.prompt, link) {
             (Prompt::Text(text), _) => Ok(OwnPart::Text(escaped(text))),
             (Prompt::Messages(conversation), _) => {

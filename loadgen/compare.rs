@@ -11,6 +11,8 @@
 //!
 //! A regression is a figure worse by more than the tolerance with p < 0.05; one that has no test at all, by more than the
 //! tolerance. Percentiles without records are shown and not judged. Maxima are one value: neither.
+mod workload;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -32,6 +34,9 @@ pub struct Comparison {
     pub tolerance: f64,
     /// Whether anything is worse by more than that.
     pub regression: bool,
+    /// How the workloads differ, point by point: their figures then answer different questions. Empty where they were the
+    /// same, as far as is recorded.
+    pub different_workloads: Vec<String>,
     /// Every point that both have.
     pub points: Vec<PointComparison>,
     /// What cannot be compared, and what to know of what can.
@@ -115,6 +120,7 @@ impl Comparison {
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
+        self.write_different(out)?;
         for point in &self.points {
             let [a, b] = point.runs;
             writeln!(out, "\n{} ({a} and {b} runs)", point.point)?;
@@ -138,9 +144,24 @@ impl Comparison {
         self.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))?;
         let tolerance = self.tolerance * 100.0;
         let said = if self.regression { "B is worse by more than" } else { "nothing is worse by more than" };
-        writeln!(out, "{said} {tolerance}% and chance (p < {SIGNIFICANCE})")
+        writeln!(out, "{said} {tolerance}% and chance (p < {SIGNIFICANCE})")?;
+        // Below too: a long table's first lines are out of sight.
+        match self.different_workloads.is_empty() {
+            true => Ok(()),
+            false => writeln!(out, "{DIFFERENT}"),
+        }
+    }
+
+    fn write_different(&self, out: &mut String) -> std::fmt::Result {
+        if !self.different_workloads.is_empty() {
+            writeln!(out, "\n{DIFFERENT}")?;
+        }
+        self.different_workloads.iter().try_for_each(|how| writeln!(out, "  {how}"))
     }
 }
+
+/// What stands above and below a table of two workloads.
+const DIFFERENT: &str = "DIFFERENT WORKLOADS: A and B were not asked the same, so no difference below is the server's alone";
 
 fn compare_runs(before: &[RunData], after: &[RunData], tolerance: f64) -> Comparison {
     let mut notes = Vec::new();
@@ -150,10 +171,13 @@ fn compare_runs(before: &[RunData], after: &[RunData], tolerance: f64) -> Compar
         notes.push(format!("A is {}, B is {}", a[0].0, b[0].0));
         a[0].0.clone_from(&b[0].0);
     }
-    let mut compared = Vec::new();
+    let (mut compared, mut different_workloads) = (Vec::new(), Vec::new());
     for (name, runs) in &a {
         match b.iter().find(|(other, _)| other == name) {
-            Some((_, others)) => compared.push(point(name, [runs, others], tolerance)),
+            Some((_, others)) => {
+                compared.push(point(name, [runs, others], tolerance));
+                different_workloads.extend(workload::difference(runs, others).map(|how| format!("{name}: {how}")));
+            }
             None => notes.push(format!("only A has {name}")),
         }
     }
@@ -167,7 +191,7 @@ fn compare_runs(before: &[RunData], after: &[RunData], tolerance: f64) -> Compar
         (reports().any(|report| !report.valid), "a run is INVALID: its client sent late"),
         (reports().any(|report| report.about.simulated.is_some()), "figures are SIMULATED, of no real hardware"),
         (differ(reports().map(|report| &report.about.model)), "the models differ"),
-        (differ(reports().map(|report| &report.about.trace_sha256)), "the traces differ"),
+        (reports().any(|report| report.interrupted.is_some()), "a run was INTERRUPTED: it has the beginning of its workload"),
         (
             before.iter().chain(after).any(|run| run.requests.is_empty()),
             "percentiles have no significance without records",
@@ -178,7 +202,8 @@ fn compare_runs(before: &[RunData], after: &[RunData], tolerance: f64) -> Compar
         }
     }
     let worse = |point: &PointComparison| point.figures.iter().any(|figure| figure.verdict == Verdict::Worse);
-    Comparison { tolerance, regression: compared.iter().any(worse), points: compared, notes }
+    let regression = compared.iter().any(worse);
+    Comparison { tolerance, regression, different_workloads, points: compared, notes }
 }
 
 fn differ<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {

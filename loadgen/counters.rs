@@ -161,6 +161,11 @@ impl Counters {
         }
     }
 
+    /// A request is never sent, since the turn before it failed.
+    pub(crate) fn on_never_sent(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+
     /// Everything as it is now.
     pub(crate) fn live(&self) -> Live {
         let of = |count: &AtomicU64| count.load(Relaxed);

@@ -56,6 +56,16 @@ pub enum LoadgenError {
         /// What the system said.
         problem: String,
     },
+    /// The file of trusted certificates cannot be used.
+    #[error("{named_by} {}: {problem}", path.display())]
+    CaCert {
+        /// The flag or variable.
+        named_by: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
     /// `/v1/models` does not say what is served.
     #[error("{url}/v1/models: {problem}; --model and --tokenizer say what is served where the server does not")]
     Models {

@@ -22,7 +22,8 @@
 //!
 //! # Exit codes
 //! `minisgl loadgen` ends with 0 where every request completed, 1 where a run could not begin or be written, 2 for bad flags,
-//! 3 where requests failed, 4 where `--strict` finds a run INVALID; `compare` with 1 where B is worse: [`exit_code`].
+//! 3 where requests failed, 4 where `--strict` finds a run INVALID, 130 where it was interrupted; `compare` with 1 where B
+//! is worse: [`exit_code`].
 mod arrivals;
 mod bodies;
 mod client;
@@ -32,6 +33,7 @@ pub mod datasets;
 mod draw;
 mod error;
 pub mod inspect;
+mod interrupt;
 mod lengths;
 mod models;
 mod parallel;
@@ -56,12 +58,14 @@ mod workload;
 
 pub use compare::{Comparison, Difference, PointComparison, Verdict, compare, compare_files};
 pub use error::LoadgenError;
+pub use interrupt::Interrupt;
 pub use progress::{ConsoleOptions, Progress};
 pub use public::{DownloadError, open as open_trace};
 pub use report::{
-    About, Burst, ClientFigures, CountedBy, EXIT_FAILED_REQUESTS, EXIT_INVALID, EXIT_NOT_COMPARED, Goodput, Group,
+    About, Burst, ClientFigures, CountedBy, EXIT_FAILED_REQUESTS, EXIT_INTERRUPTED, EXIT_INVALID, EXIT_NOT_COMPARED, Goodput, Group,
     OutputTokens, Repeats, RunReport, ServerFigures, SloMs, Window, Windows, exit_code, report_file,
 };
+pub use records::Interrupted;
 pub use self_test::self_test;
 pub use statistics::{Interval, LEAST_FOR_P99, Summary};
 pub use traces::{
@@ -77,8 +81,14 @@ use minisgl_config::loadgen::LoadgenSettings;
 /// Whatever keeps the runs from happening: a trace's bad line, a file that cannot be written (both before any connection
 /// is made), a server that cannot be reached, no tokenizer. A request that fails is none of them: it is counted in its
 /// run's report, and [`exit_code`] says so.
-pub fn run(settings: &LoadgenSettings, console: ConsoleOptions) -> Result<Vec<RunReport>, LoadgenError> {
-    session::run(settings, console)
+///
+/// `interrupt` ends it early: what was measured until then is reported and written, and [`RunReport::interrupted`] says so.
+pub fn run(
+    settings: &LoadgenSettings,
+    console: ConsoleOptions,
+    interrupt: &Interrupt,
+) -> Result<Vec<RunReport>, LoadgenError> {
+    session::run(settings, console, interrupt)
 }
 
 /// Most threads that read answers by default.

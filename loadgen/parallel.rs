@@ -4,8 +4,22 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// All cores.
+pub(crate) fn all() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// `work(0)` to `work(n - 1)`, in order; the error of any is the result, and no further piece is begun then.
 pub(crate) fn in_order<T: Send, E: Send>(n: usize, work: impl Fn(usize) -> Result<T, E> + Sync) -> Result<Vec<T>, E> {
+    in_order_on(all(), n, work)
+}
+
+/// The same, on so many threads.
+pub(crate) fn in_order_on<T: Send, E: Send>(
+    threads: usize,
+    n: usize,
+    work: impl Fn(usize) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(n)));
     let pieces = || -> Result<(), E> {
         loop {
@@ -22,7 +36,7 @@ pub(crate) fn in_order<T: Send, E: Send>(n: usize, work: impl Fn(usize) -> Resul
             }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(n.max(1));
+    let threads = threads.clamp(1, n.max(1));
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(pieces)).collect();
         let mine = pieces();

@@ -108,6 +108,7 @@ fn parse(text: &str) -> Result<Ledger, String> {
         cost: Default::default(),
         started_unix_s: 0.0,
         answers: Default::default(),
+        interrupted: None,
     })
 }
 

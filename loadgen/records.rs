@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::series::{ClientCost, GapsOverTime, Sample};
 use crate::statistics::Gaps;
 
@@ -46,6 +48,8 @@ pub(crate) struct Record {
     pub(crate) output_len: usize,
     /// Why the answer ended, in the server's word.
     pub(crate) finish: Option<Finish>,
+    /// Its last event held the server's count and nothing else.
+    pub(crate) usage_alone: bool,
     /// How it ended, for us.
     pub(crate) end: End,
     /// The socket read of each event that a client library would hand out (role, content, finish, usage; not `[DONE]`).
@@ -72,7 +76,7 @@ pub(crate) enum End {
     /// With a whole answer.
     #[default]
     Completed,
-    /// Our side left, as planned.
+    /// Our side left: as planned, or because the run was interrupted.
     Cancelled,
     /// For this reason.
     Failed(Failure),
@@ -143,6 +147,17 @@ pub(crate) struct Ledger {
     pub(crate) started_unix_s: f64,
     /// Text of the answers that were to be kept, by index; JSON string contents as they came.
     pub(crate) answers: BTreeMap<usize, Vec<u8>>,
+    /// What an interrupted run left undone.
+    pub(crate) interrupted: Option<Interrupted>,
+}
+
+/// What a run that was interrupted (Ctrl-C, SIGTERM) left undone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupted {
+    /// Requests that were on their way: cancelled.
+    pub left: u64,
+    /// Requests that were never sent; no figure has them.
+    pub unsent: u64,
 }
 
 /// Why a request failed, and in which words of whose.
@@ -191,7 +206,7 @@ pub(crate) enum Reason {
     NoToken,
     /// Nothing came for the whole timeout, or it was not over within it.
     Timeout,
-    /// The turn before it failed.
+    /// The turn before it failed, so that it was never sent: its history lacks an answer.
     Parent,
     /// As a report of an earlier run names it.
     Recorded(String),

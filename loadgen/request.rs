@@ -21,6 +21,8 @@ pub(crate) struct RunPlan {
     pub(crate) until: Option<Duration>,
     /// How many requests the model's context made shorter.
     pub(crate) clamped: Clamped,
+    /// A loop that ends by time alone: where these do not last until then, more can be had.
+    pub(crate) endless: bool,
 }
 
 /// A closed loop's places. They open one after another, so that no burst's own queueing stands in the first figures; each
@@ -71,8 +73,8 @@ pub(crate) enum Start {
     At(Duration),
     /// Closed loop: when a place is free.
     WhenFree,
-    /// So long after another request of the run ended, well or not (causal turns), and not before `not_before`. In a closed
-    /// loop it then takes the next free place, in front of all that never began.
+    /// So long after another request of the run ended (causal turns), and not before `not_before`; never where that one
+    /// failed. In a closed loop it then takes the next free place, in front of all that never began.
     After {
         /// Its index.
         parent: usize,
@@ -145,6 +147,6 @@ pub(crate) enum Body {
 pub(crate) enum Piece {
     /// As it stands.
     Json(Bytes),
-    /// The escaped text of this request's answer, without quotation marks; empty where it failed.
+    /// The escaped text of this request's answer, without quotation marks; a cancelled one's as far as it came.
     AnswerOf(usize),
 }

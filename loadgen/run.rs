@@ -6,6 +6,8 @@
 //! The calling thread launches: it sleeps to absolute times and connects and writes itself, so that neither a timer of
 //! milliseconds nor a busy reader delays a request. Nothing is tokenised, formatted or printed while a run lasts; only a
 //! turn that quotes an answer is put together then.
+mod supply;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::io;
@@ -18,11 +20,14 @@ use minisgl_config::loadgen::settings::Endpoint;
 
 use crate::client::{Clock, Ended, Exchange, Keep, Outgoing, Reactors, Target};
 use crate::counters::Counters;
-use crate::records::{End, Failure, Ledger, Reason, Record};
+use crate::interrupt::Interrupt;
+use crate::records::{End, Failure, Interrupted, Ledger, Reason, Record};
 use crate::request::{Body, Job, Piece, Places, Start};
 use crate::sampler::Sampler;
 use crate::series::GapsOverTime;
 use crate::statistics::Gaps;
+pub(crate) use supply::More;
+use supply::Supply;
 
 /// Between the decision to start and the run's time 0, so that the first request is not late for having to be set up.
 const LEAD: Duration = Duration::from_millis(20);
@@ -37,6 +42,16 @@ const MOST_KEPT: usize = 64 << 20;
 /// A schedule's times are its own and are kept, however dense.
 const BETWEEN: Duration = Duration::from_micros(150);
 
+/// Turns of the launcher and of the readers. A thread that becomes ready while both cores are busy waits for a turn's end, the
+/// system's are 1.4 ms on two cores, and a request sent or an answer stamped so late is the tail of every figure.
+const TURN: Duration = Duration::from_micros(100);
+
+/// How often an interruption is looked for while nothing else happens.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// The same for requests that are being made, while a place has none.
+const WATCH_SUPPLY: Duration = Duration::from_millis(1);
+
 /// What a run is made of.
 pub(crate) struct RunOptions<'a> {
     pub(crate) target: &'a Target,
@@ -47,20 +62,32 @@ pub(crate) struct RunOptions<'a> {
     pub(crate) places: Option<Places>,
     /// No request begins after this.
     pub(crate) until: Option<Duration>,
+    /// Makes further requests of a closed loop, as long as it lasts.
+    pub(crate) more: Option<More<'a>>,
     pub(crate) timeout: Duration,
     /// Reading threads.
     pub(crate) threads: usize,
     /// Keep the time of every chunk.
     pub(crate) keep_tics: bool,
     pub(crate) counters: Arc<Counters>,
+    /// Ends the run early.
+    pub(crate) interrupt: &'a Interrupt,
 }
 
 /// Runs to the end of the last request.
 ///
 /// # Errors
 /// Where the system gives no threads or epoll.
-pub(crate) fn execute(options: RunOptions<'_>) -> io::Result<Ledger> {
-    let total = options.jobs.len();
+pub(crate) fn execute(mut options: RunOptions<'_>) -> io::Result<Ledger> {
+    std::thread::scope(|scope| {
+        let supply = options.more.take().map(|more| Supply::start(scope, more));
+        run(options, supply)
+    })
+}
+
+fn run(options: RunOptions<'_>, supply: Option<Supply>) -> io::Result<Ledger> {
+    // This thread and those that it starts; a system that cannot gives turns as ever.
+    let _ = minisgl_kernels::thread::prefer_short_turns(TURN);
     let start = Instant::now() + LEAD;
     let clock = Clock::starting(start);
     let started_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -69,7 +96,7 @@ pub(crate) fn execute(options: RunOptions<'_>) -> io::Result<Ledger> {
     drop(sender);
     let sampler = Sampler::start(clock, options.counters.clone());
     let counters = options.counters.clone();
-    let launcher = Launcher::new(options, start, clock, reactors);
+    let launcher = Launcher { supply, ..Launcher::new(options, start, clock, reactors) };
     let mut done = launcher.run(&ended);
     let (samples, cost) = sampler.stop();
     let (mut gaps, mut gaps_over_time) = (Gaps::new(), GapsOverTime::new());
@@ -78,7 +105,6 @@ pub(crate) fn execute(options: RunOptions<'_>) -> io::Result<Ledger> {
         gaps_over_time.merge(tally.gaps_over_time);
     }
     done.records.sort_unstable_by_key(|record| record.index);
-    assert!(done.records.len() <= total, "at most one record a request");
     Ok(Ledger {
         records: done.records,
         gaps,
@@ -89,6 +115,7 @@ pub(crate) fn execute(options: RunOptions<'_>) -> io::Result<Ledger> {
         cost,
         started_unix_s,
         answers: done.answers,
+        interrupted: done.interrupted,
     })
 }
 
@@ -97,10 +124,12 @@ struct Done {
     records: Vec<Record>,
     answers: BTreeMap<usize, Vec<u8>>,
     reactors: Reactors,
+    interrupted: Option<Interrupted>,
 }
 
 struct Launcher<'a> {
     options: RunOptions<'a>,
+    supply: Option<Supply>,
     jobs: Vec<Option<Job>>,
     start: Instant,
     clock: Clock,
@@ -125,6 +154,9 @@ struct Launcher<'a> {
     answer_bytes: usize,
     /// Requests that were not begun or have not ended.
     left: usize,
+    /// Requests that were begun and have not ended.
+    on_their_way: usize,
+    interrupted: Option<Interrupted>,
 }
 
 /// What happens at a time. A request of the same time comes before a place.
@@ -142,6 +174,7 @@ impl<'a> Launcher<'a> {
     fn new(mut options: RunOptions<'a>, start: Instant, clock: Clock, reactors: Reactors) -> Self {
         let jobs = std::mem::take(&mut options.jobs);
         let mut launcher = Self {
+            supply: None,
             start,
             clock,
             reactors,
@@ -157,6 +190,8 @@ impl<'a> Launcher<'a> {
             answers: BTreeMap::new(),
             answer_bytes: 0,
             left: jobs.len(),
+            on_their_way: 0,
+            interrupted: None,
             options,
             jobs: Vec::new(),
         };
@@ -176,23 +211,26 @@ impl<'a> Launcher<'a> {
     }
 
     fn run(mut self, ended: &Receiver<Ended>) -> Done {
-        while self.left > 0 {
+        while self.left > 0 || self.expects_more() {
+            if self.interrupted.is_none() && self.options.interrupt.asked() {
+                self.leave();
+                continue;
+            }
+            self.take_more();
             self.launch_due();
             if !self.at_once.is_empty() {
                 std::mem::take(&mut self.at_once).into_iter().for_each(|over| self.on_ended(over));
                 continue;
             }
-            if self.left == 0 {
+            if self.left == 0 && !self.expects_more() {
                 break;
             }
-            let received = match self.due.peek() {
-                Some(&Reverse((at, _))) => {
-                    let target = self.start + Duration::from_nanos(at);
-                    ended.recv_timeout(target.saturating_duration_since(Instant::now()))
-                }
-                None => ended.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match received {
+            let until_due = self.due.peek().map(|&Reverse((at, _))| {
+                let target = self.start + Duration::from_nanos(at);
+                target.saturating_duration_since(Instant::now())
+            });
+            let watch = if self.free > 0 && self.expects_more() { WATCH_SUPPLY } else { WATCH };
+            match ended.recv_timeout(until_due.unwrap_or(watch).min(watch)) {
                 Ok(over) => self.on_ended(over),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -200,7 +238,42 @@ impl<'a> Launcher<'a> {
                 }
             }
         }
-        Done { records: self.records, answers: self.answers, reactors: self.reactors }
+        let Self { records, answers, reactors, interrupted, .. } = self;
+        Done { records, answers, reactors, interrupted }
+    }
+
+    /// Ends an interrupted run: nothing more is sent, and what is on its way is left.
+    fn leave(&mut self) {
+        self.due.clear();
+        self.waiting.clear();
+        self.children.clear();
+        let unsent = self.left - self.on_their_way;
+        self.interrupted = Some(Interrupted { left: self.on_their_way as u64, unsent: unsent as u64 });
+        self.left = self.on_their_way;
+        self.supply = None;
+        self.reactors.leave();
+    }
+
+    /// Whether requests are being made that may still begin.
+    fn expects_more(&self) -> bool {
+        !self.is_over() && self.supply.as_ref().is_some_and(Supply::is_pending)
+    }
+
+    /// Puts what was made meanwhile behind what waits.
+    fn take_more(&mut self) {
+        let Some(supply) = &mut self.supply else { return };
+        for job in supply.take() {
+            self.waiting.push_back(self.jobs.len());
+            self.jobs.push(Some(job));
+            self.turns.push(0);
+            self.left += 1;
+        }
+        let places = self.options.places.map_or(0, |places| places.count);
+        if !self.is_over() {
+            let waiting = self.waiting.len();
+            self.supply.as_mut().expect("it is there").keep(waiting, places);
+        }
+        self.fill_places();
     }
 
     fn launch_due(&mut self) {
@@ -288,6 +361,7 @@ impl<'a> Launcher<'a> {
             cancel_ns: job.cancel_after.map(nanoseconds),
         };
         self.options.counters.on_sent();
+        self.on_their_way += 1;
         let begun = Exchange::start(self.options.target, outgoing, self.clock);
         let over = match begun.map(|exchange| self.reactors.add(exchange)) {
             Ok(Ok(())) => return,
@@ -319,20 +393,55 @@ impl<'a> Launcher<'a> {
 
     fn on_ended(&mut self, over: Ended) {
         self.left -= 1;
+        self.on_their_way -= 1;
         let Ended { mut record, text, tics } = over;
-        let (index, ended) = (record.index, record.ended);
+        let (index, ended, failed) = (record.index, record.ended, record.failure().is_some());
         record.tics = tics;
         if let Some(text) = text {
             self.answer_bytes += text.len();
             self.answers.insert(index, text);
         }
         self.records.push(record);
-        for child in self.children.remove(&index).unwrap_or_default() {
+        let children = self.children.remove(&index).unwrap_or_default();
+        if failed {
+            self.never_send(children);
+            return self.free_place();
+        }
+        for child in children {
             let job = self.jobs[child].as_ref().expect("a turn is sent after the one before it");
             let Start::After { delay, not_before, .. } = job.start else { unreachable!("it waits for a turn") };
             let at = ended.saturating_add(nanoseconds(delay)).max(nanoseconds(not_before));
             self.due.push(Reverse((at, Due::Request(child))));
         }
+        self.free_place();
+    }
+
+    /// Turns whose history lacks an answer, and those that wait for them: each is counted under its own reason. What a
+    /// server would say to such a history is no figure of the workload that was asked for.
+    fn never_send(&mut self, mut turns: Vec<usize>) {
+        let now = self.clock.now();
+        while let Some(index) = turns.pop() {
+            turns.extend(self.children.remove(&index).unwrap_or_default());
+            let job = self.jobs[index].take().expect("a turn is sent after the one before it");
+            let failure = Failure::new(Reason::Parent, "the turn before it failed: it was not sent");
+            self.left -= 1;
+            self.options.counters.on_never_sent();
+            self.records.push(Record {
+                index,
+                class: job.class,
+                turn: self.turns[index],
+                sent: now,
+                ended: now,
+                input_len: job.lengths.input,
+                output_len: job.lengths.output,
+                end: End::Failed(failure),
+                ..Record::default()
+            });
+        }
+    }
+
+    /// A request's place is free again, in a closed loop.
+    fn free_place(&mut self) {
         if self.options.places.is_some() {
             self.free += 1;
             // A turn that is due now goes before what never began.
@@ -357,3 +466,6 @@ fn turns(jobs: &[Job]) -> Vec<u32> {
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

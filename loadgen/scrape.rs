@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::client::Trust;
+
 /// The server at one instant, as it says; `None` where it has no such series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ServerSample {
@@ -104,9 +106,10 @@ pub(crate) struct Scraped {
 
 impl Scraper {
     /// Reads `url` (the server's `/metrics`) from now on; times are after `start`.
-    pub(crate) fn start(url: String, start: Instant) -> Self {
+    pub(crate) fn start(url: String, trust: &Trust, start: Instant) -> Self {
         let (stop, stopped) = mpsc::channel();
-        Self { stop, thread: std::thread::spawn(move || scrape(&url, start, &stopped)) }
+        let agent = trust.agent(PATIENCE);
+        Self { stop, thread: std::thread::spawn(move || scrape(&agent, &url, start, &stopped)) }
     }
 
     /// Reads once more and returns all. It waits for an answer under way, so at most twice the patience.
@@ -116,14 +119,13 @@ impl Scraper {
     }
 }
 
-fn scrape(url: &str, start: Instant, stopped: &mpsc::Receiver<()>) -> Scraped {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).max_redirects(0).build().new_agent();
+fn scrape(agent: &ureq::Agent, url: &str, start: Instant, stopped: &mpsc::Receiver<()>) -> Scraped {
     let mut scraped = Scraped::default();
     let mut every = EVERY;
     loop {
         // The time of a sample is when it was asked for: the answer's is the server's to delay.
         let at_s = start.checked_duration_since(Instant::now()).map_or_else(|| start.elapsed().as_secs_f64(), |_| 0.0);
-        match read(&agent, url).map(|text| ServerSample::parse(&text, at_s)) {
+        match read(agent, url).map(|text| ServerSample::parse(&text, at_s)) {
             Ok(sample) if !sample.is_empty() => scraped.samples.push(sample),
             Ok(_) => {
                 _ = scraped.problem.get_or_insert_with(|| format!("{url} has no series of minisgl, vLLM or SGLang"))
@@ -142,7 +144,7 @@ fn scrape(url: &str, start: Instant, stopped: &mpsc::Receiver<()>) -> Scraped {
             break;
         }
     }
-    if let Ok(text) = read(&agent, url) {
+    if let Ok(text) = read(agent, url) {
         let sample = ServerSample::parse(&text, start.elapsed().as_secs_f64());
         if !sample.is_empty() {
             scraped.samples.push(sample);
@@ -155,7 +157,8 @@ fn scrape(url: &str, start: Instant, stopped: &mpsc::Receiver<()>) -> Scraped {
 }
 
 fn read(agent: &ureq::Agent, url: &str) -> Result<String, String> {
-    let mut answer = agent.get(url).call().map_err(|error| format!("{url}: {error}"))?;
+    let request = agent.get(url).config().max_redirects(0).build();
+    let mut answer = request.call().map_err(|error| format!("{url}: {error}"))?;
     answer.body_mut().with_config().limit(LARGEST).read_to_string().map_err(|error| format!("{url}: {error}"))
 }
 
@@ -206,7 +209,7 @@ mod tests {
             }
         });
         // Two connections are served: whenever the scraper is stopped, the first and the last reading are there.
-        let scraped = Scraper::start(url, Instant::now()).stop();
+        let scraped = Scraper::start(url, &Trust::default(), Instant::now()).stop();
         serve.join().unwrap();
         assert_eq!((scraped.samples.len(), scraped.problem), (2, None));
         assert_eq!(scraped.samples[1].running, Some(3.0));
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn no_metrics_is_said_and_no_error() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let scraped = Scraper::start(format!("http://{closed}/metrics"), Instant::now()).stop();
+        let scraped = Scraper::start(format!("http://{closed}/metrics"), &Trust::default(), Instant::now()).stop();
         assert!(scraped.samples.is_empty());
         assert!(scraped.problem.unwrap().contains(&closed.to_string()));
     }

@@ -10,10 +10,12 @@ use minisgl_config::loadgen::settings::{Arrival, Endpoint, FindMaxRate, Load};
 use serde_json::Value;
 
 use crate::bodies::Batch;
-use crate::client::{HeadOptions, Target, plain};
+use crate::client::{HeadOptions, Target, Trust, plain};
 use crate::counters::Counters;
 use crate::error::LoadgenError;
+use crate::interrupt::Interrupt;
 use crate::models::{self, Served};
+use crate::parallel;
 use crate::progress::metrics::MetricsServer;
 use crate::progress::{ConsoleOptions, Progress, RunDisplay, Steps};
 use crate::prompts::{Prompts, Wanted};
@@ -21,7 +23,7 @@ use crate::reading_threads;
 use crate::records::Ledger;
 use crate::report::{About, IdealCache, Outputs, RunReport, Terms};
 use crate::request::{Job, RunPlan};
-use crate::run::{self, RunOptions};
+use crate::run::{self, More, RunOptions};
 use crate::scrape::{Scraped, Scraper};
 use crate::workload::{self, Settled, described};
 
@@ -43,14 +45,19 @@ const WARM_UP: u64 = u64::MAX - 2;
 const CONNECTION_TEST: u64 = u64::MAX - 1;
 
 /// Runs what `settings` ask for, see [`crate::run`].
-pub(crate) fn run(settings: &LoadgenSettings, console: ConsoleOptions) -> Result<Vec<RunReport>, LoadgenError> {
+pub(crate) fn run(
+    settings: &LoadgenSettings,
+    console: ConsoleOptions,
+    interrupt: &Interrupt,
+) -> Result<Vec<RunReport>, LoadgenError> {
     let outputs = Outputs::open(&settings.report, console)?;
     let planned = workload::plan(settings, console)?;
     let metrics = settings.report.metrics_port.map(MetricsServer::start).transpose().map_err(LoadgenError::Runtime)?;
     if let Some(metrics) = &metrics {
         console.note(&format!("own metrics at {}", metrics.url()));
     }
-    let (target, served) = find(settings, console)?;
+    let trust = Trust::open(settings.server.ca_cert.as_ref())?;
+    let (target, served) = find(settings, &trust, console)?;
     let prompts = Prompts::open(Wanted {
         asked: settings.server.tokenizer.as_deref(),
         root: served.root.as_deref(),
@@ -59,7 +66,8 @@ pub(crate) fn run(settings: &LoadgenSettings, console: ConsoleOptions) -> Result
     })?;
     note_server(settings, &served, &prompts, console);
     let settled = planned.settle(&prompts, served.max_model_len, console)?;
-    let mut session = Session { settings, console, target, served, prompts, settled, metrics, outputs, runs: 0 };
+    let mut session =
+        Session { settings, console, interrupt, trust, target, served, prompts, settled, metrics, outputs, runs: 0 };
     session.before_all()?;
     match &settings.runs.find_max_rate {
         Some(find) => session.find_max_rate(find)?,
@@ -68,7 +76,11 @@ pub(crate) fn run(settings: &LoadgenSettings, console: ConsoleOptions) -> Result
     session.outputs.finish()
 }
 
-fn find(settings: &LoadgenSettings, console: ConsoleOptions) -> Result<(Target, Served), LoadgenError> {
+fn find(
+    settings: &LoadgenSettings,
+    trust: &Trust,
+    console: ConsoleOptions,
+) -> Result<(Target, Served), LoadgenError> {
     let server = &settings.server;
     let path = match server.endpoint {
         Endpoint::Chat => server.url.path("chat/completions"),
@@ -76,9 +88,9 @@ fn find(settings: &LoadgenSettings, console: ConsoleOptions) -> Result<(Target, 
         Endpoint::Generate => format!("{}/generate", server.url.prefix),
     };
     let head = HeadOptions { path: &path, api_key: server.api_key.as_deref(), headers: &server.headers };
-    let target = Target::find(&server.url, head)
+    let target = Target::find(&server.url, head, trust)
         .map_err(|error| LoadgenError::Connect { url: server.url.clone(), problem: plain(&error) })?;
-    let problem = match list_models(settings) {
+    let problem = match list_models(settings, trust) {
         Ok(list) => match models::choose(&list, server.model.as_deref()) {
             Ok(served) => return Ok((target, served)),
             Err(problem) => problem,
@@ -97,10 +109,9 @@ fn find(settings: &LoadgenSettings, console: ConsoleOptions) -> Result<(Target, 
     }
 }
 
-fn list_models(settings: &LoadgenSettings) -> Result<Value, String> {
+fn list_models(settings: &LoadgenSettings, trust: &Trust) -> Result<Value, String> {
     let server = &settings.server;
-    let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_WITHIN)).build().new_agent();
-    let mut request = agent.get(format!("{}/v1/models", server.url));
+    let mut request = trust.agent(ANSWER_WITHIN).get(format!("{}/v1/models", server.url));
     if let Some(key) = &server.api_key {
         request = request.header("authorization", format!("Bearer {key}"));
     }
@@ -130,6 +141,8 @@ fn note_server(settings: &LoadgenSettings, served: &Served, prompts: &Prompts, c
 struct Session<'a> {
     settings: &'a LoadgenSettings,
     console: ConsoleOptions,
+    interrupt: &'a Interrupt,
+    trust: Trust,
     target: Target,
     served: Served,
     prompts: Prompts,
@@ -148,6 +161,19 @@ struct Which {
     repeat: u64,
 }
 
+/// What a run sends.
+struct Work<'a> {
+    jobs: Vec<Job>,
+    more: Option<More<'a>>,
+}
+
+/// What one run says to a search.
+struct Outcome {
+    /// Of its requests, those that met all SLOs, where there are any.
+    share: Option<f64>,
+    valid: bool,
+}
+
 impl Session<'_> {
     /// What comes before all runs, where it was asked for.
     fn before_all(&self) -> Result<(), LoadgenError> {
@@ -158,7 +184,8 @@ impl Session<'_> {
         if n > 0 {
             let plan = self.settled.warm_up(n);
             let jobs = self.jobs(&plan, WARM_UP)?;
-            let ledger = self.execute(plan, jobs, self.console.without_table(), Arc::default())?.0;
+            let work = Work { jobs, more: None };
+            let ledger = self.execute(plan, work, self.console.without_table(), Arc::default())?.0;
             let failed = ledger.records.iter().filter(|record| record.failure().is_some()).count();
             self.console.note(&format!("warm-up: {n} requests, {failed} failed; none is in any figure"));
         }
@@ -169,7 +196,8 @@ impl Session<'_> {
     fn connection_test(&self) -> Result<(), LoadgenError> {
         let plan = self.settled.connection_test();
         let jobs = self.jobs(&plan, CONNECTION_TEST)?;
-        let (ledger, _) = self.execute(plan, jobs, ConsoleOptions::silent(), Arc::default())?;
+        let work = Work { jobs, more: None };
+        let (ledger, _) = self.execute(plan, work, ConsoleOptions::silent(), Arc::default())?;
         match ledger.records[0].failure() {
             None => {
                 self.console.note("connection test: fine");
@@ -184,7 +212,9 @@ impl Session<'_> {
     fn points(&mut self) -> Result<(), LoadgenError> {
         for &load in &self.settings.points {
             for repeat in 1..=self.settings.runs.repeat as u64 {
-                self.one(Which { load, repeat })?;
+                if self.one(Which { load, repeat })?.is_none() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -198,7 +228,11 @@ impl Session<'_> {
             if rate > HIGHEST_RATE {
                 break;
             }
-            let (share, valid) = self.one(Which { load: self.settings.load_at(rate), repeat: 1 })?;
+            let Some(Outcome { share, valid }) = self.one(Which { load: self.settings.load_at(rate), repeat: 1 })?
+            else {
+                self.outputs.say("\nthe search was interrupted: it found no highest rate\n");
+                return Ok(());
+            };
             // A run whose requests were sent late says nothing of the rate that was asked for.
             let good = valid && share.is_some_and(|share| share >= find.share);
             let percent = share.unwrap_or(0.0) * 100.0;
@@ -233,9 +267,9 @@ impl Session<'_> {
         }
     }
 
-    /// Prepares, runs and reports one run: the share of its requests that met all SLOs, where there are any, and whether it
-    /// is valid.
-    fn one(&mut self, which: Which) -> Result<(Option<f64>, bool), LoadgenError> {
+    /// Prepares, runs and reports one run: none where it was interrupted, or did not begin for that.
+    fn one(&mut self, which: Which) -> Result<Option<Outcome>, LoadgenError> {
+        self.interrupt.keep_figures();
         let plan = self.settled.run(&which.load, which.repeat)?;
         let ideal = self.ideal(&plan);
         if plan.clamped != Default::default() {
@@ -246,12 +280,18 @@ impl Session<'_> {
             ));
         }
         let jobs = self.jobs(&plan, self.runs)?;
-        self.runs += 1;
+        if self.interrupt.asked() {
+            self.console.note("interrupted: the next run was not begun");
+            return Ok(None);
+        }
+        let workload_digest = workload::digest(&plan, &self.settings.server, self.settings.seed);
+        let more = plan.endless.then(|| self.more(&plan, self.runs, which.repeat));
         let counters = Arc::new(Counters::default());
         if let Some(metrics) = &self.metrics {
             metrics.show(counters.clone());
         }
-        let (mut ledger, scraped) = self.execute(plan, jobs, self.console, counters)?;
+        let (mut ledger, scraped) = self.execute(plan, Work { jobs, more }, self.console, counters)?;
+        self.runs += 1;
         self.count_answers(&mut ledger)?;
         let report = &self.settings.report;
         let terms = Terms {
@@ -262,16 +302,16 @@ impl Session<'_> {
             ideal,
             server: &scraped.samples,
         };
-        let summed = RunReport::of(&ledger, &terms, self.about(which));
+        let summed = RunReport::of(&ledger, &terms, About { workload_digest: Some(workload_digest), ..self.about(which) });
         let share = summed.goodput.as_ref().and_then(|goodput| goodput.share);
         if self.runs == 1
             && let Some(problem) = scraped.problem.filter(|_| scraped.samples.is_empty())
         {
             self.console.note(&format!("no series of the server's own in the report: {problem}"));
         }
-        let valid = summed.valid;
+        let outcome = summed.interrupted.is_none().then_some(Outcome { share, valid: summed.valid });
         self.outputs.add(ledger, &scraped.samples, summed);
-        Ok((share, valid))
+        Ok(outcome)
     }
 
     fn jobs(&self, plan: &RunPlan, run: u64) -> Result<Vec<Job>, LoadgenError> {
@@ -286,8 +326,14 @@ impl Session<'_> {
             seed: self.settings.seed,
             run,
             requests: &plan.requests,
+            first: 0,
+            threads: parallel::all(),
         };
-        let mut jobs = batch.prepare(&self.prompts, &|| steps.step())?;
+        self.prepare(&batch, &|| steps.step())
+    }
+
+    fn prepare(&self, batch: &Batch<'_>, on_step: &(dyn Fn() + Sync)) -> Result<Vec<Job>, LoadgenError> {
+        let mut jobs = batch.prepare(&self.prompts, on_step)?;
         if !self.prompts.name.is_empty() {
             // To be counted where the server does not say how many tokens there were.
             jobs.iter_mut().for_each(|job| job.keep_answer = true);
@@ -295,10 +341,32 @@ impl Session<'_> {
         Ok(jobs)
     }
 
+    /// Makes further requests of a loop that ends by time, beside the run: on one thread.
+    fn more(&self, plan: &RunPlan, run: u64, repeat: u64) -> More<'_> {
+        let mut first = plan.requests.len();
+        Box::new(move |n| {
+            let requests = self.settled.further(first, n, repeat);
+            let batch = Batch {
+                server: &self.settings.server,
+                model: &self.served.id,
+                seed: self.settings.seed,
+                run,
+                requests: &requests,
+                first,
+                threads: 1,
+            };
+            first += n;
+            self.prepare(&batch, &|| ()).unwrap_or_else(|error| {
+                self.console.note(&format!("no more requests, the run ends early: {error}"));
+                Vec::new()
+            })
+        })
+    }
+
     fn execute(
         &self,
         plan: RunPlan,
-        jobs: Vec<Job>,
+        Work { jobs, more }: Work<'_>,
         console: ConsoleOptions,
         counters: Arc<Counters>,
     ) -> Result<(Ledger, Scraped), LoadgenError> {
@@ -307,17 +375,19 @@ impl Session<'_> {
         let tokens: u64 = plan.requests.iter().map(|request| request.lengths.output as u64).sum();
         let display = RunDisplay::start(console, counters.clone(), [total, total, total, tokens.saturating_sub(total)]);
         let url = format!("{}/metrics", settings.server.url);
-        let scraper = settings.report.scrape.then(|| Scraper::start(url, Instant::now()));
+        let scraper = settings.report.scrape.then(|| Scraper::start(url, &self.trust, Instant::now()));
         let ledger = run::execute(RunOptions {
             target: &self.target,
             endpoint: settings.server.endpoint,
             jobs,
             places: plan.places,
             until: plan.until,
+            more,
             timeout: settings.server.timeout,
             threads: reading_threads(settings.server.threads),
             keep_tics: self.outputs.wants_tics(),
             counters,
+            interrupt: self.interrupt,
         })
         .map_err(LoadgenError::Runtime)?;
         drop(display);

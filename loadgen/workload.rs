@@ -8,6 +8,7 @@
 //!   settings ─ plan ─▶ Planned ─ settle (tokenizer, context length) ─▶ Settled ── run(load, repeat) ─▶ RunPlan
 //!                traced.rs, drawn.rs                                        schedule.rs
 //! ```
+mod digest;
 mod drawn;
 mod schedule;
 mod traced;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 use minisgl_config::loadgen::LoadgenSettings;
 use minisgl_config::loadgen::settings::{Arrival, Cancel, Endpoint, LengthRules, Load, Source};
+
+pub(crate) use digest::digest;
 
 use crate::ConsoleOptions;
 use crate::draw;
@@ -165,13 +168,27 @@ impl Settled {
             SettledSource::Traced(traced) => schedule::traced(traced, common, load, repeat),
             SettledSource::Drawn(drawn) => schedule::drawn(drawn, common, load, repeat)?,
         };
-        if let Some(cancel) = common.cancel {
-            for (index, request) in plan.requests.iter_mut().enumerate() {
-                let mut rng = SplitMix::of(common.seed, &[CANCELLATIONS, repeat, index as u64]);
-                request.cancel_after = (draw::uniform(&mut rng) < cancel.rate).then_some(cancel.after);
-            }
-        }
+        self.cancel(&mut plan.requests, 0, repeat);
         Ok(plan)
+    }
+
+    /// `n` requests more of a plan that is [`RunPlan::endless`], from the place `first` on; none of any other.
+    pub(crate) fn further(&self, first: usize, n: usize, repeat: u64) -> Vec<Request> {
+        let SettledSource::Drawn(drawn) = &self.source else { return Vec::new() };
+        let mut requests: Vec<Request> =
+            (first..first + n).map(|index| drawn.request(&self.common, index)).collect();
+        self.common.fit(&mut requests);
+        self.cancel(&mut requests, first, repeat);
+        requests
+    }
+
+    /// Draws which clients leave early.
+    fn cancel(&self, requests: &mut [Request], first: usize, repeat: u64) {
+        let Some(cancel) = self.common.cancel else { return };
+        for (index, request) in requests.iter_mut().enumerate() {
+            let mut rng = SplitMix::of(self.common.seed, &[CANCELLATIONS, repeat, (first + index) as u64]);
+            request.cancel_after = (draw::uniform(&mut rng) < cancel.rate).then_some(cancel.after);
+        }
     }
 
     /// `n` requests before all others, of the lengths of the workload's first and of prompts that nothing shares.
@@ -196,7 +213,7 @@ impl Settled {
         let mut requests: Vec<Request> = lengths.into_iter().map(|lengths| request(lengths, Prompt::Random)).collect();
         let clamped = self.common.fit(&mut requests);
         let places = Some(Places { count: places.max(1), ramp: Duration::ZERO });
-        RunPlan { requests, places, until: None, clamped }
+        RunPlan { requests, places, until: None, clamped, endless: false }
     }
 }
 

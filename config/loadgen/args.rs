@@ -173,6 +173,10 @@ pub struct LoadgenArgs {
     #[arg(long, value_name = "K: V", value_parser = values::header, help_heading = "Server")]
     pub header: Vec<(String, String)>,
 
+    /// Trust the certificates of this PEM file, in place of the public authorities', for https [default: $SSL_CERT_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub ca_cert: Option<PathBuf>,
+
     /// Fields added to every body, replacing what would stand there; null leaves a field out
     #[arg(long, value_name = "JSON", value_parser = values::extra_body, help_heading = "Server")]
     pub extra_body: Option<Object>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::args::{ArrivalKind, LoadgenArgs};
 use super::settings::{
-    Arrival, Cancel, FindMaxRate, JsonOutput, LengthClass, LengthRules, Load, Preset, PromptKind, Report, Runs, Server,
+    Arrival, CaCert, Cancel, FindMaxRate, JsonOutput, LengthClass, LengthRules, Load, Preset, PromptKind, Report, Runs, Server,
     Settings, Source, TraceSource, Turns, Workload,
 };
 use super::{PublicTrace, presets};
@@ -329,6 +329,7 @@ impl LoadgenArgs {
             refused(&self, "--endpoint generate", &["--strict-openai"], "OpenAI's API has no such route")?;
         }
         let api_key = self.api_key(around)?;
+        let ca_cert = self.ca_cert(around)?;
         let default = Server::default();
         Ok(Server {
             url: self.url,
@@ -337,6 +338,7 @@ impl LoadgenArgs {
             tokenizer: self.tokenizer,
             api_key,
             headers: self.header,
+            ca_cert,
             extra_body: self.extra_body.unwrap_or_default().0,
             strict_openai: self.strict_openai,
             ignore_eos: !self.no_ignore_eos,
@@ -344,6 +346,20 @@ impl LoadgenArgs {
             timeout: self.timeout.unwrap_or(default.timeout),
             threads: self.threads.map_or(default.threads, |n| n as usize),
         })
+    }
+
+    fn ca_cert(&self, around: &Surroundings<'_>) -> Checked<Option<CaCert>> {
+        match &self.ca_cert {
+            Some(path) if path.as_os_str().is_empty() => wrong("--ca-cert is empty: give a PEM file"),
+            Some(_) if !self.url.https => {
+                wrong(format!("--ca-cert is for https, and --url is {}: give an https:// URL", self.url))
+            }
+            Some(path) => Ok(Some(CaCert { path: path.clone(), named_by: "--ca-cert" })),
+            // Set for a whole machine: it says nothing of a server without TLS.
+            None => Ok((around.variable)("SSL_CERT_FILE")
+                .filter(|path| self.url.https && !path.is_empty())
+                .map(|path| CaCert { path: PathBuf::from(path), named_by: "SSL_CERT_FILE" })),
+        }
     }
 
     fn api_key(&self, around: &Surroundings<'_>) -> Checked<Option<String>> {

@@ -29,6 +29,10 @@ pub struct SelfTestArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
 
+    /// Exit with 4 where an error or a cost is beyond its bound (loadgen/README.md has them)
+    #[arg(long)]
+    pub strict: bool,
+
     /// Write the figures as JSON; `-` is stdout
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<String>,

@@ -71,6 +71,8 @@ pub struct Server {
     pub api_key: Option<String>,
     /// Further headers, checked: a name, and a value without line ends.
     pub headers: Vec<(String, String)>,
+    /// PEM file of the authorities that are trusted over https; `None` are the public ones.
+    pub ca_cert: Option<CaCert>,
     /// Members added to every body, replacing what would stand there.
     pub extra_body: serde_json::Map<String, serde_json::Value>,
     /// Leave out what OpenAI's own API refuses (`ignore_eos`).
@@ -83,6 +85,15 @@ pub struct Server {
     pub timeout: Duration,
     /// Threads that read answers; 0 is automatic.
     pub threads: usize,
+}
+
+/// `--ca-cert FILE`, or the environment's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaCert {
+    /// The file.
+    pub path: PathBuf,
+    /// What named it.
+    pub named_by: &'static str,
 }
 
 /// `--endpoint`
@@ -404,6 +415,7 @@ impl Default for Server {
             tokenizer: None,
             api_key: None,
             headers: Vec::new(),
+            ca_cert: None,
             extra_body: serde_json::Map::new(),
             strict_openai: false,
             ignore_eos: true,

@@ -33,7 +33,7 @@ fn server(endpoint: Endpoint) -> Server {
 }
 
 fn jobs(server: &Server, run: u64, requests: &[Request]) -> Vec<Job> {
-    Batch { server, model: "m\"1", seed: 1, run, requests }.prepare(&tiny(), &|| {}).unwrap()
+    Batch { server, model: "m\"1", seed: 1, run, requests, first: 0, threads: 2 }.prepare(&tiny(), &|| {}).unwrap()
 }
 
 /// A body with these answers in it.
@@ -106,7 +106,7 @@ fn made_prompts_have_their_tokens_and_the_rest_is_handed_on() {
     for endpoint in [Endpoint::Chat, Endpoint::Completions, Endpoint::Generate] {
         let steps = AtomicUsize::new(0);
         let server = server(endpoint);
-        let batch = Batch { server: &server, model: "m", seed: 1, run: 0, requests: &requests };
+        let batch = Batch { server: &server, model: "m", seed: 1, run: 0, requests: &requests, first: 0, threads: 2 };
         let jobs = batch
             .prepare(&prompts, &|| {
                 steps.fetch_add(1, Ordering::Relaxed);
@@ -251,7 +251,7 @@ fn without_a_tokenizer_texts_are_sent_and_nothing_is_made() {
     let none = Prompts::open(crate::prompts::Wanted::default()).unwrap();
     let server = server(Endpoint::Chat);
     let prepare =
-        |requests: &[Request]| Batch { server: &server, model: "m", seed: 1, run: 0, requests }.prepare(&none, &|| {});
+        |requests: &[Request]| Batch { server: &server, model: "m", seed: 1, run: 0, requests, first: 0, threads: 2 }.prepare(&none, &|| {});
     assert_eq!(prepare(&[request(0, 1, Prompt::Text("x".into()))]).unwrap().len(), 1);
     assert!(prepare(&[request(3, 1, Prompt::Random)]).unwrap_err().to_string().contains("--tokenizer"));
 }

@@ -137,6 +137,8 @@ impl Answer {
         }
         seen.record.finish = chunk.finish.or(seen.record.finish);
         seen.record.usage = chunk.usage.or(seen.record.usage);
+        seen.record.usage_alone =
+            chunk.usage.is_some() && chunk.finish.is_none() && chunk.token == TokenDelta::None;
         if chunk.token != TokenDelta::None {
             match chunk.kind {
                 Kind::Content => {}
@@ -224,6 +226,7 @@ mod tests {
         let record = &read.record;
         assert_eq!((record.first_token, record.last_token, record.chunks), (Some(3_000_000), Some(4_000_000), 4));
         let usage = record.usage.unwrap();
+        assert!(record.usage_alone);
         assert_eq!((usage.prompt_tokens, usage.completion_tokens), (9, 4));
         assert_eq!(read.text.unwrap(), b"ab");
         assert_eq!(read.tics.unwrap(), [1, 2, 3, 4, 4, 5, 6].map(|ms| ms * 1_000_000));

@@ -27,11 +27,13 @@ mod scan;
 mod socket;
 pub(crate) mod sse;
 mod target;
+mod trust;
 
 pub(crate) use answer::Keep;
 pub(crate) use exchange::{Exchange, Outgoing};
 pub(crate) use reactor::{Ended, Reactors};
 pub(crate) use target::{HeadOptions, Target};
+pub(crate) use trust::Trust;
 
 use std::time::Instant;
 

@@ -97,6 +97,8 @@ struct Shared {
     arrivals: Mutex<Vec<Box<Exchange>>>,
     /// No more will come: end when none is left.
     closed: AtomicBool,
+    /// Every request on its way is to be left.
+    leaving: AtomicBool,
     waker: Waker,
 }
 
@@ -114,6 +116,7 @@ impl Reactors {
             let shared = Arc::new(Shared {
                 arrivals: Mutex::new(Vec::new()),
                 closed: AtomicBool::new(false),
+                leaving: AtomicBool::new(false),
                 waker: Waker::new(&registry, WAKE)?,
             });
             let reactor = Reactor {
@@ -147,6 +150,15 @@ impl Reactors {
                 Ok(())
             }
             Err(error) => Err((exchange, error)),
+        }
+    }
+
+    /// Leaves every request that is on its way: each ends as cancelled. None may be added any more.
+    pub(crate) fn leave(&self) {
+        for Reading { shared, .. } in &self.threads {
+            shared.leaving.store(true, Ordering::Release);
+            // Its thread would see it at its next wait anyhow.
+            let _ = shared.waker.wake();
         }
     }
 
@@ -223,6 +235,9 @@ impl Reactor {
                 }
             }
             self.on_tick();
+            if self.shared.leaving.load(Ordering::Acquire) {
+                self.end_all(|| End::Cancelled);
+            }
             if self.pace == Pace::Hurried {
                 std::thread::sleep(NAP);
             }
@@ -312,10 +327,14 @@ impl Reactor {
     }
 
     fn fail_all(&mut self, error: &io::Error) {
+        let problem = format!("the client cannot wait for its sockets: {error}");
+        self.end_all(|| End::Failed(Failure::new(Reason::Reset, &problem)));
+    }
+
+    fn end_all(&mut self, how: impl Fn() -> End) {
         self.meet_arrivals();
         for index in self.exchanges.keys().copied().collect::<Vec<_>>() {
-            let failure = Failure::new(Reason::Reset, format!("the client cannot wait for its sockets: {error}"));
-            self.end(index, End::Failed(failure), true);
+            self.end(index, how(), true);
         }
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use minisgl_config::loadgen::ServerUrl;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto};
+use rustls::{ClientConfig, ClientConnection, crypto};
 
+use super::Trust;
 use super::socket::Socket;
 
 /// An address that does not take a connection within this is not the server's.
@@ -36,8 +37,8 @@ pub(crate) struct HeadOptions<'a> {
 
 impl Target {
     /// Finds which of the name's addresses answers.
-    pub(crate) fn find(url: &ServerUrl, head: HeadOptions<'_>) -> io::Result<Self> {
-        let tls = url.https.then(|| tls(&url.host)).transpose()?;
+    pub(crate) fn find(url: &ServerUrl, head: HeadOptions<'_>, trust: &Trust) -> io::Result<Self> {
+        let tls = url.https.then(|| tls(&url.host, trust)).transpose()?;
         let head = Self::head(url, head).into();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in (url.host.as_str(), url.port).to_socket_addrs()? {
@@ -95,9 +96,9 @@ impl Target {
     }
 }
 
-fn tls(host: &str) -> io::Result<(Arc<ClientConfig>, ServerName<'static>)> {
+fn tls(host: &str, trust: &Trust) -> io::Result<(Arc<ClientConfig>, ServerName<'static>)> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    let roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let roots = trust.roots().map_err(io::Error::other)?;
     let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?

@@ -15,6 +15,8 @@ pub struct About {
     pub trace_format: Option<String>,
     /// SHA-256 of the trace file.
     pub trace_sha256: Option<String>,
+    /// Of everything that the requests ask and when: runs with the same one had the same workload.
+    pub workload_digest: Option<String>,
     /// What the trace's times were multiplied by, if it was a trace.
     pub time_scale: Option<f64>,
     /// Requests a second that were asked for, where a rate was.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use minisgl_config::loadgen::report::ReportArgs;
 
 use super::data::{RequestLine, RunData};
-use super::{About, RunReport, Terms, compat, folder, html, table};
+use super::{About, NOT_RECORDED, RunReport, Terms, compat, folder, html, table};
 use crate::error::LoadgenError;
 use crate::raw;
 use crate::records::Ledger;
@@ -55,7 +55,7 @@ pub fn report_file(args: &ReportArgs) -> Result<String, LoadgenError> {
 fn of_raw(path: &Path, ledger: &Ledger) -> RunData {
     let about = About {
         workload: format!("{} (raw form: times from the response's head, every event a token)", path.display()),
-        model: "not recorded".to_owned(),
+        model: NOT_RECORDED.to_owned(),
         ..About::default()
     };
     let terms = Terms { max_lag: Duration::MAX, ..Terms::default() };

@@ -5,6 +5,9 @@
 //!
 //! What a client library hands out (role, content, finish, usage) has times of its own only where `--raw` kept them
 //! (`Record::tics`); without them content chunks stand in, and the output says so.
+//!
+//! Read against vLLM's `vllm/benchmarks/serve.py` and `lib/endpoint_request_func.py`, and SGLang's `benchmark/serving.py` and
+//! `backends/oai_chat_client.py`, of 2026; older versions of either differ in what ends a request and in labels.
 use std::fmt::{Result, Write};
 
 use minisgl_config::loadgen::settings::Compat;
@@ -103,6 +106,12 @@ impl Values<'_> {
     }
 }
 
+/// The events that have a choice: all but a count alone.
+fn with_choices(record: &Record) -> &[u64] {
+    let all = tics(record);
+    &all[..all.len() - usize::from(record.usage_alone && !all.is_empty())]
+}
+
 fn tics(record: &Record) -> &[u64] {
     record.tics.as_deref().unwrap_or_default()
 }
@@ -136,37 +145,80 @@ impl<'a> Run<'a> {
         writeln!(out, "{name:<40} {:<10}", figure(value, decimals))
     }
 
-    fn counts(&self, out: &mut String, names: [&str; 4]) -> Result {
-        let report = self.report;
-        let counts =
-            [report.completed as f64, report.duration_s, report.input_tokens as f64, report.output_tokens as f64];
-        names.iter().zip(counts).zip([0, 2, 0, 0]).try_for_each(|((name, n), d)| self.row(out, name, Some(n), d))
+    fn rows(&self, out: &mut String, rows: &[(&str, Option<f64>, usize)]) -> Result {
+        rows.iter().try_for_each(|&(name, value, decimals)| self.row(out, name, value, decimals))
     }
 
-    fn total_tok_s(&self) -> Option<f64> {
-        let (report, all) = (self.report, self.report.input_tokens + self.report.output_tokens);
-        (report.duration_s > 0.0).then(|| all as f64 / report.duration_s)
+    fn a_second(&self, n: f64) -> Option<f64> {
+        (self.report.duration_s > 0.0).then(|| n / self.report.duration_s)
+    }
+
+    /// Most requests at once, each from its send to its `end`, which is no longer in it.
+    fn most_at_once(&self, end: impl Fn(&Record) -> Option<u64>) -> f64 {
+        let spans = self.completed.iter().filter_map(|record| Some((record.sent, end(record)?)));
+        let mut changes: Vec<(u64, i64)> = spans.flat_map(|(from, to)| [(from, 1), (to, -1)]).collect();
+        changes.sort_unstable();
+        let mut now = 0;
+        let counts = changes.into_iter().map(|(_, change)| {
+            now += change;
+            now
+        });
+        counts.max().unwrap_or(0) as f64
+    }
+
+    /// Most events in one of the seconds after the first send; none without their times.
+    fn most_a_second(&self, events: impl Fn(&'a Record) -> &'a [u64]) -> Option<f64> {
+        let first = self.completed.iter().map(|record| record.sent).min()?;
+        let mut seconds = std::collections::BTreeMap::<u64, u64>::new();
+        for at in self.completed.iter().flat_map(|record| events(record)) {
+            *seconds.entry(at.saturating_sub(first) / 1_000_000_000).or_default() += 1;
+        }
+        seconds.into_values().max().filter(|_| self.has_tics).map(|most| most as f64)
     }
 
     /// `vllm bench serve`.
     fn vllm(&self, out: &mut String) -> Result {
-        let last = |record: &Record| tics(record).last().copied().filter(|_| self.has_tics).or(record.last_token);
+        let last = |record: &Record| with_choices(record).last().copied().filter(|_| self.has_tics).or(record.last_token);
         let first = |record: &Record| tics(record).first().copied().filter(|_| self.has_tics).or(record.first_token);
         let since = |record: &Record, at: Option<u64>| Some(at?.saturating_sub(record.sent));
         let ttft = self.values(|record| since(record, first(record)));
         let tpot = self.values(|r| per_token(since(r, last(r))?, since(r, first(r))?, tokens(r).0));
+        let itl = match self.has_tics {
+            true => {
+                let events = self.completed.iter().map(|record| with_choices(record));
+                Values::of(events.flat_map(|tics| tics.windows(2)).map(|pair| pair[1] - pair[0]))
+            }
+            false => Values::Pooled(&self.ledger.gaps),
+        };
+        // The prompt's tokens are the server's, where it says so.
+        let prompt = |record: &&Record| record.usage.map(|usage| usage.prompt_tokens).filter(|&n| n > 0);
+        let input: u64 = self.completed.iter().map(|r| prompt(r).unwrap_or(r.input_len as u64)).sum();
+        let report = self.report;
         writeln!(out, "\n{:=^50}", " Serving Benchmark Result ")?;
-        let names =
-            ["Successful requests:", "Benchmark duration (s):", "Total input tokens:", "Total generated tokens:"];
-        self.counts(out, names)?;
-        self.row(out, "Failed requests:", Some(self.report.failed as f64), 0)?;
-        self.row(out, "Request throughput (req/s):", self.report.request_s, 2)?;
-        self.row(out, "Output token throughput (tok/s):", self.report.output_tok_s, 2)?;
-        self.row(out, "Total Token throughput (tok/s):", self.total_tok_s(), 2)?;
+        let mut rows = vec![
+            ("Successful requests:", Some(report.completed as f64), 0),
+            ("Failed requests:", Some(report.failed as f64), 0),
+        ];
+        rows.extend(report.about.concurrency.map(|n| ("Maximum request concurrency:", Some(n as f64), 0)));
+        rows.extend(report.about.rate.map(|rate| ("Request rate configured (RPS):", Some(rate), 2)));
+        rows.extend([
+            ("Benchmark duration (s):", Some(report.duration_s), 2),
+            ("Total input tokens:", Some(input as f64), 0),
+            ("Total generated tokens:", Some(report.output_tokens as f64), 0),
+            ("Request throughput (req/s):", report.request_s, 2),
+        ]);
+        rows.extend(report.goodput.as_ref().map(|goodput| ("Request goodput (req/s):", goodput.request_s, 2)));
+        rows.extend([
+            ("Output token throughput (tok/s):", report.output_tok_s, 2),
+            ("Peak output token throughput (tok/s):", self.most_a_second(with_choices), 2),
+            ("Peak concurrent requests:", Some(self.most_at_once(last)), 2),
+            ("Total token throughput (tok/s):", self.a_second((input + report.output_tokens) as f64), 2),
+        ]);
+        self.rows(out, &rows)?;
         for (title, name, values) in [
             ("Time to First Token", "TTFT", ttft),
             ("Time per Output Token (excl. 1st token)", "TPOT", tpot),
-            ("Inter-token Latency", "ITL", self.event_gaps()),
+            ("Inter-token Latency", "ITL", itl),
         ] {
             writeln!(out, "{title:-^50}")?;
             self.row(out, &format!("Mean {name} (ms):"), values.mean(), 2)?;
@@ -176,31 +228,49 @@ impl<'a> Run<'a> {
         writeln!(out, "{:=^50}", "")?;
         writeln!(
             out,
-            "By vLLM's definitions: a role-only chunk is a first token, latency ends with the last event, ITL is"
+            "By vLLM's definitions: the first event with a choice is the first token, be it a role alone; latency ends with"
         )?;
-        writeln!(out, "between all events, pooled; percentiles are interpolated, of however few values.")?;
+        writeln!(
+            out,
+            "the last such event, be it a finish alone; ITL is between such events, pooled; the peak counts them as tokens;"
+        )?;
+        writeln!(out, "prompt tokens are the server's count; percentiles are interpolated, of however few values.")?;
         self.say_what_stands_in(out, "TTFT, latency and ITL are of content chunks: a role-only chunk is none here")
     }
 
     /// `python -m sglang.bench_serving`.
     fn sglang(&self, out: &mut String) -> Result {
+        // [DONE] has no time here; what comes just before it has, where events were kept.
+        let last = |record: &Record| tics(record).last().copied().filter(|_| self.has_tics).or(record.last_token);
+        let e2e = |record: &Record| Some(last(record)?.saturating_sub(record.sent));
         let tpot = self.values(|record| per_token(e2e(record)?, ttft(record)?, tokens(record).0));
         let (ttft, e2e) = (self.values(ttft), self.values(e2e));
-        writeln!(out, "\n{:=^50}", " Serving Benchmark Result ")?;
-        let names =
-            ["Successful requests:", "Benchmark duration (s):", "Total input tokens:", "Total generated tokens:"];
-        self.counts(out, names)?;
         let report = self.report;
-        let a_second = |n: f64| (report.duration_s > 0.0).then(|| n / report.duration_s);
-        let retokenized = report.output_counts.tokenizer.map(|n| n as f64);
-        self.row(out, "Total generated tokens (retokenized):", retokenized, 0)?;
-        self.row(out, "Request throughput (req/s):", report.request_s, 2)?;
-        self.row(out, "Input token throughput (tok/s):", a_second(report.input_tokens as f64), 2)?;
-        self.row(out, "Output token throughput (tok/s):", report.output_tok_s, 2)?;
-        self.row(out, "Total token throughput (tok/s):", self.total_tok_s(), 2)?;
-        // Little's law, as they print it: the latencies' sum over the duration.
-        let in_flight = e2e.mean().and_then(|ms| a_second(ms / 1e3 * report.completed as f64));
-        self.row(out, "Concurrency:", in_flight, 2)?;
+        writeln!(out, "\n{:=^50}", " Serving Benchmark Result ")?;
+        let rate = match (report.about.rate, report.about.time_scale) {
+            (Some(rate), _) => rate.to_string(),
+            (None, Some(_)) => "trace".to_owned(),
+            (None, None) => "inf".to_owned(),
+        };
+        let places = report.about.concurrency.map_or("not set".to_owned(), |n| n.to_string());
+        writeln!(out, "{:<40} {rate:<10}", "Traffic request rate:")?;
+        writeln!(out, "{:<40} {places:<10}", "Max request concurrency:")?;
+        let (input, output) = (report.input_tokens as f64, report.output_tokens as f64);
+        let all = [
+            ("Successful requests:", Some(report.completed as f64), 0),
+            ("Benchmark duration (s):", Some(report.duration_s), 2),
+            ("Total input tokens:", Some(input), 0),
+            ("Total generated tokens:", Some(output), 0),
+            ("Total generated tokens (retokenized):", report.output_counts.tokenizer.map(|n| n as f64), 0),
+            ("Request throughput (req/s):", report.request_s, 2),
+            ("Input token throughput (tok/s):", self.a_second(input), 2),
+            ("Output token throughput (tok/s):", report.output_tok_s, 2),
+            ("Peak concurrent requests:", Some(self.most_at_once(last)), 0),
+            ("Total token throughput (tok/s):", self.a_second(input + output), 2),
+            // Little's law, as they print it: the latencies' sum over the duration.
+            ("Concurrency:", e2e.mean().and_then(|ms| self.a_second(ms / 1e3 * report.completed as f64)), 2),
+        ];
+        self.rows(out, &all)?;
         let itl = Values::Pooled(&self.ledger.gaps);
         for (title, name, values) in [
             ("End-to-End Latency", "E2E Latency", e2e),
@@ -211,6 +281,9 @@ impl<'a> Run<'a> {
             writeln!(out, "{title:-^50}")?;
             self.row(out, &format!("Mean {name} (ms):"), values.mean(), 2)?;
             self.row(out, &format!("Median {name} (ms):"), values.percentile(50.0), 2)?;
+            if name == "E2E Latency" {
+                self.row(out, "P90 E2E Latency (ms):", values.percentile(90.0), 2)?;
+            }
             if name == "ITL" {
                 self.row(out, "P95 ITL (ms):", values.percentile(95.0), 2)?;
             }
@@ -226,9 +299,10 @@ impl<'a> Run<'a> {
         )?;
         writeln!(
             out,
-            "are interpolated. Theirs ends E2E with the stream's last line ([DONE]); here it is the last content"
+            "are interpolated. Theirs ends E2E with the stream's last line ([DONE]), and TPOT with it; here it is the event"
         )?;
-        writeln!(out, "chunk, so E2E and TPOT are shorter by what follows it.")
+        writeln!(out, "before that.")?;
+        self.say_what_stands_in(out, "it is the last content chunk: E2E and TPOT are shorter by what follows")
     }
 
     /// AIPerf.
@@ -345,6 +419,7 @@ mod tests {
         let of = |sent: u64, at: [u64; 6]| Record {
             tics: Some(at.map(|ms| ms * MS).to_vec()),
             head: Some((at[0] - 1) * MS),
+            usage_alone: true,
             ..record(sent, at[1], at[3], 3)
         };
         ledger(vec![of(1, [6, 11, 21, 31, 31, 32]), of(101, [106, 121, 131, 141, 141, 142])])
@@ -358,15 +433,17 @@ mod tests {
     #[test]
     fn vllms_first_token_is_the_role_chunk_where_events_were_kept() {
         let text = said(Compat::Vllm, &with_tics());
-        // TTFT 5 and 5; TPOT (31 - 5) / 2 and (41 - 5) / 2; gaps 5 10 10 0 1 and 15 10 10 0 1.
+        // TTFT 5 and 5; latency 30 and 40, to the finish; TPOT 25 / 2 and 35 / 2; gaps 5 10 10 0 and 15 10 10 0.
         for line in [
             "Successful requests:                     2         ",
             "Mean TTFT (ms):                          5.00      ",
-            "Mean TPOT (ms):                          15.50     ",
-            "Median TPOT (ms):                        15.50     ",
-            "P99 TPOT (ms):                           17.95     ",
-            "Mean ITL (ms):                           6.20      ",
-            "Median ITL (ms):                         7.50      ",
+            "Mean TPOT (ms):                          15.00     ",
+            "Median TPOT (ms):                        15.00     ",
+            "P99 TPOT (ms):                           17.45     ",
+            "Mean ITL (ms):                           7.50      ",
+            "Median ITL (ms):                         10.00     ",
+            "Peak output token throughput (tok/s):    10.00     ",
+            "Peak concurrent requests:                1.00      ",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in:\n{text}");
         }
@@ -383,11 +460,13 @@ mod tests {
         let ledger = with_tics();
         let sglang = said(Compat::Sglang, &ledger);
         for line in [
-            "Mean E2E Latency (ms):                   35.00     ",
+            "Traffic request rate:                    trace     ",
+            "Max request concurrency:                 not set   ",
+            "Mean E2E Latency (ms):                   36.00     ",
+            "P90 E2E Latency (ms):                    40.00     ",
             "Mean TTFT (ms):                          15.00     ",
-            "Mean TPOT (ms):                          10.00     ",
+            "Mean TPOT (ms):                          10.50     ",
             "Max ITL (ms):                            2.00      ",
-            "Concurrency:                             0.50      ",
         ] {
             assert!(sglang.lines().any(|it| it == line), "{line} in:\n{sglang}");
         }

@@ -187,6 +187,7 @@ impl RequestLine {
             input_len: self.input_len,
             output_len: self.output_len,
             finish,
+            usage_alone: false,
             end: match self.status {
                 Status::Completed => End::Completed,
                 Status::Cancelled => End::Cancelled,
@@ -211,6 +212,7 @@ impl RequestLine {
             cost: Default::default(),
             started_unix_s: 0.0,
             answers: Default::default(),
+            interrupted: None,
         }
     }
 }

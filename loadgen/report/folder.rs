@@ -236,8 +236,10 @@ fn read_records(path: &Path) -> Result<Vec<RunData>, LoadgenError> {
     }
     let of = |(run, requests): (usize, Vec<RequestLine>)| {
         let terms = Terms { max_lag: std::time::Duration::MAX, ..Terms::default() };
-        let about = super::About { workload: format!("run {run} of {}", path.display()), ..super::About::default() };
-        let report = RunReport::of(&RequestLine::ledger(&requests), &terms, about);
+        let workload = format!("run {run} of {}", path.display());
+        let about = super::About { workload, model: super::NOT_RECORDED.to_owned(), ..super::About::default() };
+        let mut report = RunReport::of(&RequestLine::ledger(&requests), &terms, about);
+        report.about.started = String::new();
         RunData { report, requests, series: Series::default() }
     };
     Ok(by_run.into_iter().map(of).collect())

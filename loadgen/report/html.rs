@@ -38,6 +38,10 @@ fn write_warnings(body: &mut String, reports: &[&RunReport]) -> std::fmt::Result
             let point = escape(&report.about.point());
             writeln!(body, "<p><strong>Run {} ({point}) is INVALID: {}</strong></p>", i + 1, escape(reason))?;
         }
+        if let Some(interrupted) = report.interrupted {
+            let (point, said) = (escape(&report.about.point()), super::table::said_of(interrupted));
+            writeln!(body, "<p><strong>Run {} ({point}) was {}.</strong></p>", i + 1, escape(&said))?;
+        }
     }
     Ok(())
 }

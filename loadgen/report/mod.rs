@@ -42,7 +42,7 @@ mod tests;
 
 pub use about::About;
 pub use again::report_file;
-pub use exit::{EXIT_FAILED_REQUESTS, EXIT_INVALID, EXIT_NOT_COMPARED, exit_code};
+pub use exit::{EXIT_FAILED_REQUESTS, EXIT_INTERRUPTED, EXIT_INVALID, EXIT_NOT_COMPARED, exit_code};
 pub use groups::{Group, Window, Windows};
 pub(crate) use json::JsonSink;
 pub(crate) use outputs::Outputs;
@@ -55,11 +55,14 @@ use std::time::Duration;
 use minisgl_config::loadgen::settings::Slo;
 use serde::{Deserialize, Serialize};
 
-use crate::records::{End, Ledger, Record};
+use crate::records::{End, Interrupted, Ledger, Record};
 use crate::scrape::ServerSample;
 use crate::statistics::{Gaps, Summary, nearest_rank};
 use groups::summary;
 use request::{connect, e2e, e2e_from_intended, lag, tokens, tpot, ttft, ttft_from_intended};
+
+/// In place of the model where records are all there is.
+const NOT_RECORDED: &str = "not recorded";
 
 /// What a run's records are held against, beside themselves.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +128,8 @@ pub struct RunReport {
     pub valid: bool,
     /// Why not.
     pub invalid_reason: Option<String>,
+    /// What was left undone, where the run was interrupted: its figures are of what completed.
+    pub interrupted: Option<Interrupted>,
     /// Requests in all.
     pub requests: u64,
     /// Tokens of the completed requests' messages, chat template apart.
@@ -224,6 +229,7 @@ impl RunReport {
             achieved_requested: achieved_requested(&sent),
             valid: invalid_reason.is_none(),
             invalid_reason,
+            interrupted: ledger.interrupted,
             requests: records.len() as u64,
             input_tokens: completed.iter().map(|record| record.input_len as u64).sum(),
             output_tokens,

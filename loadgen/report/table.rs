@@ -4,6 +4,7 @@
 use std::fmt::{Result, Write};
 
 use super::{Repeats, RunReport, Window};
+use crate::records::Interrupted;
 use crate::statistics::{Interval, Summary};
 
 /// What the figures are, for under the tables.
@@ -99,7 +100,16 @@ fn write_head(out: &mut String, report: &RunReport) -> Result {
     if let Some(reason) = &report.invalid_reason {
         writeln!(out, "INVALID: {reason}")?;
     }
+    if let Some(interrupted) = report.interrupted {
+        writeln!(out, "{}", said_of(interrupted))?;
+    }
     Ok(())
+}
+
+/// An interrupted run, in words.
+pub(super) fn said_of(interrupted: Interrupted) -> String {
+    let Interrupted { left, unsent } = interrupted;
+    format!("INTERRUPTED: {left} requests on their way were left (cancelled), {unsent} were never sent; figures are of the rest")
 }
 
 fn write_row(out: &mut String, name: &str, summary: Option<Summary>) -> Result {

@@ -65,6 +65,7 @@ pub(super) fn ledger(records: Vec<Record>) -> Ledger {
         cost: ClientCost { cpu_s: 0.5, wall_s: 2.0, peak_rss_bytes: 50_000_000, chunks: 100_000 },
         started_unix_s: 951_782_400.0,
         answers: BTreeMap::new(),
+        interrupted: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the steps and what is compared. The server's clock is the truth: its times from having read a request to writing
 //! the first token, and between tokens. What is reported beyond that is the load generator's error, with the network's and
 //! the sockets' share in it, on a machine that both share.
+mod bounds;
 mod server;
 
 use std::io::{BufRead, BufReader, Write};
@@ -18,8 +19,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::arrivals::AtRate;
-use crate::client::{HeadOptions, Target};
+use crate::client::{HeadOptions, Target, Trust};
 use crate::counters::Counters;
+use crate::interrupt::Interrupt;
 use crate::lengths::Lengths;
 use crate::records::{Ledger, Record};
 use crate::report::{JsonSink, achieved_requested, request};
@@ -27,7 +29,7 @@ use crate::request::{Body, Job, Places, Start};
 use crate::rng::SplitMix;
 use crate::run::{self, RunOptions};
 use crate::statistics::nearest_rank;
-use crate::{ConsoleOptions, LoadgenError, reading_threads, sampler};
+use crate::{ConsoleOptions, EXIT_INVALID, LoadgenError, reading_threads, sampler};
 use server::{Server, Timings};
 
 /// Answers of a stream in a closed step.
@@ -37,9 +39,30 @@ const ANSWERS_A_STREAM: u64 = 4;
 const PACING: Duration = Duration::from_secs(20);
 const PACING_TOKENS: u64 = 2;
 
+/// What a step is of.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Streams(Step),
+    /// So many requests a second.
+    Pacing(u64),
+}
+
+impl What {
+    fn name(self) -> String {
+        match self {
+            Self::Streams(Step { streams, itl, burst }) => {
+                format!("{streams}:{}{}", itl.as_millis(), if burst { ":burst" } else { "" })
+            }
+            Self::Pacing(rate) => format!("pacing {rate}/s"),
+        }
+    }
+}
+
 /// One step's outcome.
 #[derive(Clone, Debug, Serialize)]
 struct Outcome {
+    #[serde(skip)]
+    what: What,
     step: String,
     requests: usize,
     failed: usize,
@@ -58,6 +81,8 @@ struct Outcome {
     client_cpu_us_per_chunk: f64,
     server_cpu_us_per_chunk: f64,
     client_peak_rss_mb: f64,
+    /// What is beyond its bound, in words.
+    beyond: Vec<String>,
 }
 
 /// A figure as measured, and the truth.
@@ -113,34 +138,37 @@ impl Compared {
     }
 }
 
-/// Runs the test and prints its table, or serves the known timings, as `args` say.
+/// Runs the test and prints its table, or serves the known timings, as `args` say: the exit code.
 ///
 /// # Errors
 /// A server that cannot be started or asked, a JSON file that cannot be written.
-pub fn self_test(args: &SelfTestArgs, console: ConsoleOptions) -> Result<bool, LoadgenError> {
+pub fn self_test(args: &SelfTestArgs, console: ConsoleOptions) -> Result<u8, LoadgenError> {
     let timings = Timings {
         ttft: Duration::from_millis(args.ttft_ms),
         itl: args.steps.first().map_or(Duration::from_millis(20), |step| step.itl),
         tokens: args.tokens,
     };
     if let Some(port) = args.serve {
-        return serve(port, timings).map(|()| true).map_err(LoadgenError::SelfTest);
+        return serve(port, timings).map(|()| 0).map_err(LoadgenError::SelfTest);
     }
     let json = args.json.as_ref().map(|json| JsonOutput::of(json));
     let sink = json.as_ref().map(JsonSink::open).transpose()?;
     let mut outcomes = Vec::new();
-    for &step in &args.steps {
-        let name = format!("{}:{}{}", step.streams, step.itl.as_millis(), if step.burst { ":burst" } else { "" });
-        console.note(&format!("self-test: {name}"));
-        let timings = Timings { itl: step.itl, ..timings };
-        let (jobs, places) = streams(step, timings, args.seconds);
-        outcomes.push(measure(name, timings, jobs, places, args.threads).map_err(LoadgenError::SelfTest)?);
-    }
-    if args.pacing_rate > 0 {
-        console.note("self-test: pacing");
-        let name = format!("pacing {}/s", args.pacing_rate);
-        let jobs = poisson(args.pacing_rate);
-        outcomes.push(measure(name, timings, jobs, None, args.threads).map_err(LoadgenError::SelfTest)?);
+    let steps = args.steps.iter().map(|&step| What::Streams(step));
+    for what in steps.chain((args.pacing_rate > 0).then_some(What::Pacing(args.pacing_rate))) {
+        console.note(&format!("self-test: {}", what.name()));
+        let (timings, (jobs, places)) = match what {
+            What::Streams(step) => {
+                let timings = Timings { itl: step.itl, ..timings };
+                (timings, streams(step, timings, args.seconds))
+            }
+            What::Pacing(rate) => (timings, (poisson(rate), None)),
+        };
+        let mut outcome = measure(what, timings, jobs, places, args.threads).map_err(LoadgenError::SelfTest)?;
+        if has_bounds(args) {
+            outcome.beyond = bounds::beyond(&outcome);
+        }
+        outcomes.push(outcome);
     }
     let table = table(args, &outcomes);
     match &json {
@@ -150,7 +178,16 @@ pub fn self_test(args: &SelfTestArgs, console: ConsoleOptions) -> Result<bool, L
     if let Some(sink) = sink {
         sink.write_value(&json!({"ttft_ms": args.ttft_ms, "tokens": args.tokens, "steps": outcomes}))?;
     }
-    Ok(outcomes.iter().all(|outcome| outcome.failed == 0))
+    Ok(match (outcomes.iter().any(|o| o.failed > 0), outcomes.iter().any(|o| !o.beyond.is_empty())) {
+        (true, _) => 1,
+        (false, true) if args.strict => EXIT_INVALID,
+        (false, _) => 0,
+    })
+}
+
+/// Whether the test is the one that the bounds are of.
+fn has_bounds(args: &SelfTestArgs) -> bool {
+    (args.ttft_ms, args.tokens) == (bounds::TTFT_MS, bounds::TOKENS)
 }
 
 /// Serves until stdin ends: whoever started it is gone then.
@@ -206,7 +243,7 @@ impl Drop for Served {
 }
 
 fn measure(
-    step: String,
+    what: What,
     timings: Timings,
     jobs: Vec<Job>,
     places: Option<Places>,
@@ -214,7 +251,7 @@ fn measure(
 ) -> std::io::Result<Outcome> {
     let served = Served::start(timings)?;
     let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[] };
-    let target = Target::find(&served.url, head)?;
+    let target = Target::find(&served.url, head, &Trust::default())?;
     sampler::forget_peak_rss();
     let ledger = run::execute(RunOptions {
         target: &target,
@@ -222,15 +259,17 @@ fn measure(
         jobs,
         places,
         until: None,
+        more: None,
         timeout: Duration::from_secs(120),
         threads: reading_threads(threads),
         keep_tics: false,
         counters: Arc::new(Counters::default()),
+        interrupt: &Interrupt::never(),
     })?;
-    Ok(compare(step, &ledger, &served.truth()?))
+    Ok(compare(what, &ledger, &served.truth()?))
 }
 
-fn compare(step: String, ledger: &Ledger, truth: &Value) -> Outcome {
+fn compare(what: What, ledger: &Ledger, truth: &Value) -> Outcome {
     let completed: Vec<&Record> = ledger.records.iter().filter(|record| record.is_completed()).collect();
     let of = |value: fn(&Record) -> Option<u64>| Figures::of(completed.iter().filter_map(|r| value(r)).collect());
     let mut lags: Vec<u64> = ledger.records.iter().filter_map(request::lag).collect();
@@ -238,7 +277,8 @@ fn compare(step: String, ledger: &Ledger, truth: &Value) -> Outcome {
     let lag_ms_p99 = (!lags.is_empty()).then(|| nearest_rank(&lags, 99) as f64 / 1e6);
     let (cost, chunks) = (ledger.cost, ledger.cost.chunks.max(1) as f64);
     Outcome {
-        step,
+        what,
+        step: what.name(),
         requests: ledger.records.len(),
         failed: ledger.records.len() - completed.len(),
         max_in_flight: ledger.max_in_flight,
@@ -254,6 +294,7 @@ fn compare(step: String, ledger: &Ledger, truth: &Value) -> Outcome {
         client_cpu_us_per_chunk: cost.cpu_s * 1e6 / chunks,
         server_cpu_us_per_chunk: truth["cpu_s"].as_f64().unwrap_or(0.0) * 1e6 / chunks,
         client_peak_rss_mb: cost.peak_rss_bytes as f64 / 1e6,
+        beyond: Vec::new(),
     }
 }
 
@@ -344,7 +385,7 @@ fn table(args: &SelfTestArgs, outcomes: &[Outcome]) -> String {
             o.client_peak_rss_mb,
         ));
     }
-    for o in outcomes.iter().filter(|o| o.step.starts_with("pacing")) {
+    for o in outcomes.iter().filter(|o| matches!(o.what, What::Pacing(_))) {
         line(format!(
             "{}: the server's arrivals have a coefficient of variation of {}",
             o.step,
@@ -355,6 +396,15 @@ fn table(args: &SelfTestArgs, outcomes: &[Outcome]) -> String {
         "us/chunk, CPU and RSS are the load generator's process alone; the server runs in another on the same cores"
             .to_owned(),
     );
+    let beyond = || outcomes.iter().flat_map(|o| o.beyond.iter().map(move |what| format!("BEYOND its bound: {}: {what}", o.step)));
+    beyond().for_each(&mut line);
+    line(match has_bounds(args) {
+        false => format!("no bounds: they are of --ttft-ms {} --tokens {}", bounds::TTFT_MS, bounds::TOKENS),
+        true if beyond().next().is_some() => {
+            "beyond the bounds of loadgen/README.md: other work on this machine does that too, so look for it first".to_owned()
+        }
+        true => "all within the bounds of loadgen/README.md".to_owned(),
+    });
     out
 }
 

@@ -17,8 +17,8 @@ use crate::rng::SplitMix;
 /// Marks the draws of arrivals apart from all others.
 const ARRIVALS: u64 = u64::MAX - 3;
 
-/// What the fastest server takes for an answer and for each token of it, at the least: so many requests are prepared for a
-/// closed loop that ends by time. A faster server ends the loop earlier.
+/// What a fast server takes for an answer and for each token of it: so many requests are prepared for a closed loop that
+/// ends by time. For a faster one, more are made while the loop runs.
 const LEAST_ANSWER_S: f64 = 0.02;
 const LEAST_TOKEN_S: f64 = 0.002;
 
@@ -76,7 +76,7 @@ pub(super) fn traced(traced: &Traced, common: &Common, load: &Load, repeat: u64)
         moved.push(Some(requests.len()));
         requests.push(Request { start, parent: parent.flatten(), ..request.clone() });
     }
-    RunPlan { requests, places, until: common.until, clamped: traced.clamped }
+    RunPlan { requests, places, until: common.until, clamped: traced.clamped, endless: false }
 }
 
 /// Drawn requests under a load.
@@ -102,10 +102,11 @@ pub(super) fn drawn(drawn: &Drawn, common: &Common, load: &Load, repeat: u64) ->
         (None, _) => (0..most).map(|index| drawn.request(common, index)).collect(),
     };
     let clamped = common.fit(&mut requests);
-    Ok(RunPlan { requests, places, until: common.until, clamped })
+    let endless = places.is_some() && drawn.num_requests.is_none();
+    Ok(RunPlan { requests, places, until: common.until, clamped, endless })
 }
 
-/// As many requests as the fastest server could answer in time.
+/// As many requests as a fast server could answer in time.
 fn enough(drawn: &Drawn, common: &Common, places: usize) -> Vec<Request> {
     let mut left_s = common.until.unwrap_or_default().as_secs_f64() * places as f64;
     let (mut tokens, mut requests) = (0, Vec::new());

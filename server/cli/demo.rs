@@ -8,7 +8,7 @@ use std::time::Instant;
 use minisgl::llm::Llm;
 use minisgl_config::ServeSettings;
 use minisgl_config::loadgen::LoadgenSettings;
-use minisgl_loadgen::{ConsoleOptions, RunReport};
+use minisgl_loadgen::{ConsoleOptions, Interrupt, RunReport};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -74,7 +74,7 @@ fn show(ready: &Ready, started: Instant) -> Result<bool, Failed> {
     );
     say!("\nReplaying the shipped trace (config/traces/demo.jsonl) against it, each request at its time:");
     let settings = LoadgenSettings::shipped(ready.url.parse()?);
-    let reports = minisgl_loadgen::run(&settings, ConsoleOptions::default())?;
+    let reports = minisgl_loadgen::run(&settings, ConsoleOptions::default(), &Interrupt::never())?;
     Ok(reports.iter().all(RunReport::exit_ok))
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use minisgl_config::loadgen::LoadgenArgs;
 use minisgl_config::loadgen::command::{CommandArgs, LoadgenCommand};
 use minisgl_config::loadgen::inspect::InspectArgs;
-use minisgl_loadgen::ConsoleOptions;
+use minisgl_loadgen::{ConsoleOptions, Interrupt};
 use minisgl_loadgen::inspect::InspectOptions;
 
 use super::{Outcome, plan};
@@ -17,8 +17,7 @@ pub(crate) fn run(args: CommandArgs) -> Outcome {
         Some(LoadgenCommand::Inspect(args)) => inspect(args, console),
         Some(LoadgenCommand::Plan(args)) => plan::run(*args),
         Some(LoadgenCommand::SelfTest(args)) => {
-            let whole = minisgl_loadgen::self_test(&args, console)?;
-            Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(ExitCode::from(minisgl_loadgen::self_test(&args, console)?))
         }
         Some(LoadgenCommand::Compare(args)) => match minisgl_loadgen::compare_files(&args) {
             Ok((text, code)) => {
@@ -40,7 +39,7 @@ pub(crate) fn run(args: CommandArgs) -> Outcome {
 
 fn workload(args: LoadgenArgs, console: ConsoleOptions) -> Outcome {
     let settings = args.resolve()?;
-    let reports = minisgl_loadgen::run(&settings, console)?;
+    let reports = minisgl_loadgen::run(&settings, console, &Interrupt::on_signals()?)?;
     Ok(ExitCode::from(minisgl_loadgen::exit_code(&reports, settings.report.strict)))
 }
 
