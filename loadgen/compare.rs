@@ -161,7 +161,8 @@ impl Comparison {
 }
 
 /// What stands above and below a table of two workloads.
-const DIFFERENT: &str = "DIFFERENT WORKLOADS: A and B were not asked the same, so no difference below is the server's alone";
+const DIFFERENT: &str =
+    "DIFFERENT WORKLOADS: A and B were not asked the same, so no difference below is the server's alone";
 
 fn compare_runs(before: &[RunData], after: &[RunData], tolerance: f64) -> Comparison {
     let mut notes = Vec::new();
@@ -191,7 +192,10 @@ fn compare_runs(before: &[RunData], after: &[RunData], tolerance: f64) -> Compar
         (reports().any(|report| !report.valid), "a run is INVALID: its client sent late"),
         (reports().any(|report| report.about.simulated.is_some()), "figures are SIMULATED, of no real hardware"),
         (differ(reports().map(|report| &report.about.model)), "the models differ"),
-        (reports().any(|report| report.interrupted.is_some()), "a run was INTERRUPTED: it has the beginning of its workload"),
+        (
+            reports().any(|report| report.interrupted.is_some()),
+            "a run was INTERRUPTED: it has the beginning of its workload",
+        ),
         (
             before.iter().chain(after).any(|run| run.requests.is_empty()),
             "percentiles have no significance without records",

@@ -61,11 +61,11 @@ pub use error::LoadgenError;
 pub use interrupt::Interrupt;
 pub use progress::{ConsoleOptions, Progress};
 pub use public::{DownloadError, open as open_trace};
-pub use report::{
-    About, Burst, ClientFigures, CountedBy, EXIT_FAILED_REQUESTS, EXIT_INTERRUPTED, EXIT_INVALID, EXIT_NOT_COMPARED, Goodput, Group,
-    OutputTokens, Repeats, RunReport, ServerFigures, SloMs, Window, Windows, exit_code, report_file,
-};
 pub use records::Interrupted;
+pub use report::{
+    About, Burst, ClientFigures, CountedBy, EXIT_FAILED_REQUESTS, EXIT_INTERRUPTED, EXIT_INVALID, EXIT_NOT_COMPARED,
+    Goodput, Group, OutputTokens, Repeats, RunReport, ServerFigures, SloMs, Window, Windows, exit_code, report_file,
+};
 pub use self_test::self_test;
 pub use statistics::{Interval, LEAST_FOR_P99, Summary};
 pub use traces::{

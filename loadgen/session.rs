@@ -22,7 +22,7 @@ use crate::prompts::{Prompts, Wanted};
 use crate::reading_threads;
 use crate::records::Ledger;
 use crate::report::{About, IdealCache, Outputs, RunReport, Terms};
-use crate::request::{Job, RunPlan};
+use crate::request::{Job, Request, RunPlan, Start};
 use crate::run::{self, More, RunOptions};
 use crate::scrape::{Scraped, Scraper};
 use crate::workload::{self, Settled, described};
@@ -76,11 +76,7 @@ pub(crate) fn run(
     session.outputs.finish()
 }
 
-fn find(
-    settings: &LoadgenSettings,
-    trust: &Trust,
-    console: ConsoleOptions,
-) -> Result<(Target, Served), LoadgenError> {
+fn find(settings: &LoadgenSettings, trust: &Trust, console: ConsoleOptions) -> Result<(Target, Served), LoadgenError> {
     let server = &settings.server;
     let path = match server.endpoint {
         Endpoint::Chat => server.url.path("chat/completions"),
@@ -279,6 +275,7 @@ impl Session<'_> {
                 clamped.inputs, clamped.outputs,
             ));
         }
+        self.note_turns(&plan);
         let jobs = self.jobs(&plan, self.runs)?;
         if self.interrupt.asked() {
             self.console.note("interrupted: the next run was not begun");
@@ -302,7 +299,8 @@ impl Session<'_> {
             ideal,
             server: &scraped.samples,
         };
-        let summed = RunReport::of(&ledger, &terms, About { workload_digest: Some(workload_digest), ..self.about(which) });
+        let summed =
+            RunReport::of(&ledger, &terms, About { workload_digest: Some(workload_digest), ..self.about(which) });
         let share = summed.goodput.as_ref().and_then(|goodput| goodput.share);
         if self.runs == 1
             && let Some(problem) = scraped.problem.filter(|_| scraped.samples.is_empty())
@@ -312,6 +310,26 @@ impl Session<'_> {
         let outcome = summed.interrupted.is_none().then_some(Outcome { share, valid: summed.valid });
         self.outputs.add(ledger, &scraped.samples, summed);
         Ok(outcome)
+    }
+
+    /// How long chats take to begin: a rate is of chats, and a long trace at a low one lasts.
+    fn note_turns(&self, plan: &RunPlan) {
+        let waits = |request: &&Request| matches!(request.start, Start::After { .. });
+        let turns = plan.requests.iter().filter(waits).count();
+        let begins = plan.requests.iter().filter_map(|request| match request.start {
+            Start::At(at) => Some(at),
+            Start::WhenFree | Start::After { .. } => None,
+        });
+        if turns > 0
+            && let Some(last) = begins.max()
+        {
+            let chats = plan.requests.len() - turns;
+            self.console.note(&format!(
+                "{chats} chats begin over {:.1} s, and {turns} turns wait for the one before them; --limit N takes the first N \
+                 requests, --duration D begins none after D",
+                last.as_secs_f64()
+            ));
+        }
     }
 
     fn jobs(&self, plan: &RunPlan, run: u64) -> Result<Vec<Job>, LoadgenError> {

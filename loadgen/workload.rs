@@ -175,8 +175,7 @@ impl Settled {
     /// `n` requests more of a plan that is [`RunPlan::endless`], from the place `first` on; none of any other.
     pub(crate) fn further(&self, first: usize, n: usize, repeat: u64) -> Vec<Request> {
         let SettledSource::Drawn(drawn) = &self.source else { return Vec::new() };
-        let mut requests: Vec<Request> =
-            (first..first + n).map(|index| drawn.request(&self.common, index)).collect();
+        let mut requests: Vec<Request> = (first..first + n).map(|index| drawn.request(&self.common, index)).collect();
         self.common.fit(&mut requests);
         self.cancel(&mut requests, first, repeat);
         requests

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::args::{ArrivalKind, LoadgenArgs};
 use super::settings::{
-    Arrival, CaCert, Cancel, FindMaxRate, JsonOutput, LengthClass, LengthRules, Load, Preset, PromptKind, Report, Runs, Server,
-    Settings, Source, TraceSource, Turns, Workload,
+    Arrival, CaCert, Cancel, FindMaxRate, JsonOutput, LengthClass, LengthRules, Load, Preset, PromptKind, Report, Runs,
+    Server, Settings, Source, TraceSource, Turns, Workload,
 };
 use super::{PublicTrace, presets};
 

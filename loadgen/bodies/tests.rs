@@ -250,8 +250,9 @@ fn recorded_chats_as_recorded_or_with_live_answers() {
 fn without_a_tokenizer_texts_are_sent_and_nothing_is_made() {
     let none = Prompts::open(crate::prompts::Wanted::default()).unwrap();
     let server = server(Endpoint::Chat);
-    let prepare =
-        |requests: &[Request]| Batch { server: &server, model: "m", seed: 1, run: 0, requests, first: 0, threads: 2 }.prepare(&none, &|| {});
+    let prepare = |requests: &[Request]| {
+        Batch { server: &server, model: "m", seed: 1, run: 0, requests, first: 0, threads: 2 }.prepare(&none, &|| {})
+    };
     assert_eq!(prepare(&[request(0, 1, Prompt::Text("x".into()))]).unwrap().len(), 1);
     assert!(prepare(&[request(3, 1, Prompt::Random)]).unwrap_err().to_string().contains("--tokenizer"));
 }

@@ -137,8 +137,7 @@ impl Answer {
         }
         seen.record.finish = chunk.finish.or(seen.record.finish);
         seen.record.usage = chunk.usage.or(seen.record.usage);
-        seen.record.usage_alone =
-            chunk.usage.is_some() && chunk.finish.is_none() && chunk.token == TokenDelta::None;
+        seen.record.usage_alone = chunk.usage.is_some() && chunk.finish.is_none() && chunk.token == TokenDelta::None;
         if chunk.token != TokenDelta::None {
             match chunk.kind {
                 Kind::Content => {}

@@ -27,11 +27,8 @@ impl Trust {
     /// Reads the file, if there is one.
     pub(crate) fn open(file: Option<&CaCert>) -> Result<Self, LoadgenError> {
         let Some(CaCert { path, named_by }) = file else { return Ok(Self::default()) };
-        let own = certificates(path).map_err(|problem| LoadgenError::CaCert {
-            named_by,
-            path: path.clone(),
-            problem,
-        })?;
+        let own =
+            certificates(path).map_err(|problem| LoadgenError::CaCert { named_by, path: path.clone(), problem })?;
         Ok(Self { own: Some(Arc::new(own)) })
     }
 
@@ -66,7 +63,9 @@ fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, 
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let all = all.map_err(|error| format!("not PEM: {error}"))?;
     if all.is_empty() {
-        return Err("no certificate is in it; one stands between -----BEGIN CERTIFICATE----- and its END line".to_owned());
+        return Err(
+            "no certificate is in it; one stands between -----BEGIN CERTIFICATE----- and its END line".to_owned()
+        );
     }
     let mut roots = RootCertStore::empty();
     for (nth, certificate) in all.iter().enumerate() {

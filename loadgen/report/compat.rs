@@ -178,7 +178,8 @@ impl<'a> Run<'a> {
 
     /// `vllm bench serve`.
     fn vllm(&self, out: &mut String) -> Result {
-        let last = |record: &Record| with_choices(record).last().copied().filter(|_| self.has_tics).or(record.last_token);
+        let last =
+            |record: &Record| with_choices(record).last().copied().filter(|_| self.has_tics).or(record.last_token);
         let first = |record: &Record| tics(record).first().copied().filter(|_| self.has_tics).or(record.first_token);
         let since = |record: &Record, at: Option<u64>| Some(at?.saturating_sub(record.sent));
         let ttft = self.values(|record| since(record, first(record)));

@@ -109,7 +109,9 @@ fn write_head(out: &mut String, report: &RunReport) -> Result {
 /// An interrupted run, in words.
 pub(super) fn said_of(interrupted: Interrupted) -> String {
     let Interrupted { left, unsent } = interrupted;
-    format!("INTERRUPTED: {left} requests on their way were left (cancelled), {unsent} were never sent; figures are of the rest")
+    format!(
+        "INTERRUPTED: {left} requests on their way were left (cancelled), {unsent} were never sent; figures are of the rest"
+    )
 }
 
 fn write_row(out: &mut String, name: &str, summary: Option<Summary>) -> Result {

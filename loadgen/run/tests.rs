@@ -232,7 +232,9 @@ fn a_loop_that_ends_by_time_asks_for_more_as_long_as_it_lasts() {
     .unwrap();
     // However slow the machine: more were sent than were there at first, and none after the time.
     assert!(ledger.records.len() > 1 && ledger.records.len() <= made.load(Relaxed) + 1, "{}", ledger.records.len());
-    assert!(ledger.records.iter().all(|record| record.is_completed() && record.sent <= nanoseconds(until) + 50_000_000));
+    assert!(
+        ledger.records.iter().all(|record| record.is_completed() && record.sent <= nanoseconds(until) + 50_000_000)
+    );
     let indices: Vec<usize> = ledger.records.iter().map(|record| record.index).collect();
     assert_eq!(indices, (0..indices.len()).collect::<Vec<_>>());
 }

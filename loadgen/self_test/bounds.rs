@@ -107,9 +107,7 @@ mod tests {
 
     #[test]
     fn each_bound_is_held_against_its_own_step() {
-        let step = |streams, itl_ms, burst| {
-            What::Streams(Step { streams, itl: Duration::from_millis(itl_ms), burst })
-        };
+        let step = |streams, itl_ms, burst| What::Streams(Step { streams, itl: Duration::from_millis(itl_ms), burst });
         assert_eq!(beyond(&outcome(step(512, 20, false), 0.4, 1.4)), [""; 0]);
         let both = beyond(&outcome(step(512, 20, false), -0.6, 1.6));
         assert_eq!(both[0], "|TTFT mean error| 0.600 ms, at most 0.5 ms");
@@ -118,7 +116,12 @@ mod tests {
         // No bound of TTFT is promised for this one, but one of CPU.
         let busy = Outcome { chunks_per_s: 80_000.0, ..outcome(step(8_000, 100, false), 9.0, 9.0) };
         assert_eq!(beyond(&busy), ["CPU a chunk 9.000 us, at most 5 us"]);
-        let late = Outcome { lag_ms_p99: None, arrival_cv: None, achieved_requested: None, ..outcome(What::Pacing(9), 0.0, 0.0) };
+        let late = Outcome {
+            lag_ms_p99: None,
+            arrival_cv: None,
+            achieved_requested: None,
+            ..outcome(What::Pacing(9), 0.0, 0.0)
+        };
         assert_eq!(beyond(&late).len(), 3, "a figure that is not there is not within bounds");
     }
 }

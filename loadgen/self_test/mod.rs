@@ -396,12 +396,15 @@ fn table(args: &SelfTestArgs, outcomes: &[Outcome]) -> String {
         "us/chunk, CPU and RSS are the load generator's process alone; the server runs in another on the same cores"
             .to_owned(),
     );
-    let beyond = || outcomes.iter().flat_map(|o| o.beyond.iter().map(move |what| format!("BEYOND its bound: {}: {what}", o.step)));
+    let beyond = || {
+        outcomes.iter().flat_map(|o| o.beyond.iter().map(move |what| format!("BEYOND its bound: {}: {what}", o.step)))
+    };
     beyond().for_each(&mut line);
     line(match has_bounds(args) {
         false => format!("no bounds: they are of --ttft-ms {} --tokens {}", bounds::TTFT_MS, bounds::TOKENS),
         true if beyond().next().is_some() => {
-            "beyond the bounds of loadgen/README.md: other work on this machine does that too, so look for it first".to_owned()
+            "beyond the bounds of loadgen/README.md: other work on this machine does that too, so look for it first"
+                .to_owned()
         }
         true => "all within the bounds of loadgen/README.md".to_owned(),
     });

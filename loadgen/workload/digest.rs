@@ -79,7 +79,13 @@ mod tests {
             cancel_after: None,
             class: 0,
         };
-        RunPlan { requests: (0..n).map(request).collect(), places: None, until: None, clamped: Default::default(), endless: false }
+        RunPlan {
+            requests: (0..n).map(request).collect(),
+            places: None,
+            until: None,
+            clamped: Default::default(),
+            endless: false,
+        }
     }
 
     #[test]

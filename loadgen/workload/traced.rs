@@ -261,31 +261,55 @@ impl Reading {
 
 /// What only the tokenizer knows: the tokens of texts and of recorded answers.
 fn count(replayed: &mut [Replayed], trace: &Trace, common: &Common, prompts: &Prompts) -> Result<(), LoadgenError> {
+    let before = before(replayed, trace);
     let counted = parallel::in_order(replayed.len(), |index| {
         let Replayed { request, source, .. } = &replayed[index];
         let mut lengths = request.lengths;
-        let input = match &request.prompt {
-            Prompt::Text(text) => prompts.count(text)?,
+        let mut own = 0;
+        match &request.prompt {
+            Prompt::Text(text) => lengths.input = prompts.count(text)?.unwrap_or(lengths.input),
             Prompt::Messages(conversation) => {
-                let counts = conversation.prompt().iter().map(|message| prompts.count(&message.content).transpose());
-                // A conversation without a message is as unknown as one that nothing counts.
-                counts
-                    .map(|count| count.unwrap_or(Ok(0)))
-                    .sum::<Result<usize, LoadgenError>>()
-                    .map(|n| (n > 0).then_some(n))?
+                let known = before[index].map_or(0, |(_, messages)| messages);
+                for message in &conversation.prompt()[known..] {
+                    own += prompts.count(&message.content)?.unwrap_or(0);
+                }
             }
-            _ => None,
-        };
-        lengths.input = input.unwrap_or(lengths.input);
+            _ => {}
+        }
         if !request.ends_itself && lengths.output == 0 {
             let answer = trace.requests[*source].prompt.answer().unwrap_or_default();
             let tokens = prompts.count(answer)?.unwrap_or(0);
             lengths.output = Lengths::by(&common.rules, 1, tokens).output;
         }
-        Ok::<_, LoadgenError>(lengths)
+        Ok::<_, LoadgenError>((lengths, own))
     })?;
-    replayed.iter_mut().zip(counted).for_each(|(replayed, lengths)| replayed.request.lengths = lengths);
+    let mut totals = vec![0; replayed.len()];
+    for (index, (mut lengths, own)) in counted.into_iter().enumerate() {
+        totals[index] = own + before[index].map_or(0, |(parent, _)| totals[parent]);
+        // A conversation without a message is as unknown as one that nothing counts.
+        if totals[index] > 0 {
+            lengths.input = totals[index];
+        }
+        replayed[index].request.lengths = lengths;
+    }
     Ok(())
+}
+
+/// Of each recorded conversation, an earlier turn of it that is replayed and how many messages that had: they are counted
+/// once, however many turns follow.
+fn before(replayed: &[Replayed], trace: &Trace) -> Vec<Option<(usize, usize)>> {
+    let mut places = vec![None; trace.requests.len()];
+    replayed.iter().enumerate().for_each(|(index, replayed)| places[replayed.source] = Some(index));
+    let before = |(index, Replayed { request, source, .. }): (usize, &Replayed)| {
+        let parent = places[trace.requests[*source].session?.parent?].filter(|&parent| parent < index)?;
+        match (&request.prompt, &replayed[parent].request.prompt) {
+            (Prompt::Messages(own), Prompt::Messages(earlier)) if own.prompt().starts_with(earlier.prompt()) => {
+                Some((parent, earlier.prompt().len()))
+            }
+            _ => None,
+        }
+    };
+    replayed.iter().enumerate().map(before).collect()
 }
 
 /// A turn that quotes the answer before it is as long as that history, its answer and at least one token of its own.

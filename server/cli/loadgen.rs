@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use minisgl_config::loadgen::LoadgenArgs;
 use minisgl_config::loadgen::command::{CommandArgs, LoadgenCommand};
 use minisgl_config::loadgen::inspect::InspectArgs;
-use minisgl_loadgen::{ConsoleOptions, Interrupt};
 use minisgl_loadgen::inspect::InspectOptions;
+use minisgl_loadgen::{ConsoleOptions, Interrupt};
 
 use super::{Outcome, plan};
 
@@ -16,9 +16,7 @@ pub(crate) fn run(args: CommandArgs) -> Outcome {
         None => workload(args.run, console),
         Some(LoadgenCommand::Inspect(args)) => inspect(args, console),
         Some(LoadgenCommand::Plan(args)) => plan::run(*args),
-        Some(LoadgenCommand::SelfTest(args)) => {
-            Ok(ExitCode::from(minisgl_loadgen::self_test(&args, console)?))
-        }
+        Some(LoadgenCommand::SelfTest(args)) => Ok(ExitCode::from(minisgl_loadgen::self_test(&args, console)?)),
         Some(LoadgenCommand::Compare(args)) => match minisgl_loadgen::compare_files(&args) {
             Ok((text, code)) => {
                 say!("{}", text.trim_end());
