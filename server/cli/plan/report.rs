@@ -2,7 +2,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use minisgl::sizing::{Course, Seen};
+use minisgl::sizing::{Course, Point, Seen};
 use minisgl_config::loadgen::JsonOutput;
 use minisgl_config::loadgen::plan::PlanSettings;
 use minisgl_config::loadgen::settings::Slo;
@@ -140,6 +140,14 @@ fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     sorted.get(rank - 1).copied()
 }
 
+/// The points from where load begins to tell: at lower rates, down to a millionth, each request has the server for itself,
+/// and a search that finds no rate has tried them all.
+fn loaded(points: &[Point]) -> &[Point] {
+    let alone = points.first().map(|point| point.share);
+    let same = points.iter().take_while(|point| Some(point.share) == alone).count();
+    &points[same.saturating_sub(2)..]
+}
+
 fn peak(course: &Course) -> f64 {
     course.samples.iter().map(|sample| sample.pages_used).fold(0.0, f64::max)
 }
@@ -221,7 +229,8 @@ fn page(settings: &PlanSettings, demand: &Demand, answers: &[Answer]) -> String 
     let axis = Axis::linear("share within the SLO (%)").from(0.0).to(100.0);
     let mut figure = Figure::new("rate", "Load and SLO (simulated)", Axis::log("rate (requests/s)"), axis);
     for answer in answers {
-        let points: Vec<_> = answer.sizing.points.iter().map(|point| (point.rate, point.share * 100.0)).collect();
+        let points = loaded(&answer.sizing.points);
+        let points: Vec<_> = points.iter().map(|point| (point.rate, point.share * 100.0)).collect();
         figure = figure.line(&answer.label, &points);
     }
     let figure = figure.horizontal("asked for", settings.share * 100.0).vertical("to serve", demand.rate);
