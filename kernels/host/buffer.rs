@@ -6,7 +6,9 @@ use std::ptr::NonNull;
 use crate::device::DeviceError;
 
 /// A cache line: a vector load from the start of a row never crosses one.
-const ALIGN: usize = 64;
+const LINE: usize = 64;
+/// A large page. Buffers that fill one start on one.
+const HUGE: usize = 2 << 20;
 
 /// A plain number for which all-zero bytes are a value and no bytes are invalid.
 ///
@@ -25,11 +27,11 @@ unsafe impl Plain for u8 {}
 unsafe impl Plain for usize {}
 
 /// A fixed slice of zeroed memory. Large ones take no physical memory until touched: so the allocator is asked for the
-/// alignment that it gives anyway, and for a line more; a larger alignment it would serve by writing the zeros itself.
+/// alignment that it gives anyway, and for more bytes; a larger alignment it would serve by writing the zeros itself.
 pub(crate) struct Buffer<T: Plain> {
     /// What the allocator gave.
     memory: NonNull<u8>,
-    /// The first line within.
+    /// The first line, or large page, within.
     start: NonNull<T>,
     len: usize,
 }
@@ -45,39 +47,39 @@ impl<T: Plain> Buffer<T> {
         let Some(layout) = Self::layout(len) else {
             return Err(DeviceError::Memory { what, bytes: len.saturating_mul(size_of::<T>()) });
         };
-        // SAFETY: the layout's size is not zero: it has a line to spare.
+        // SAFETY: the layout's size is not zero: it has an alignment to spare.
         let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
             return Err(DeviceError::Memory { what, bytes: layout.size() });
         };
-        let skip = memory.as_ptr().align_offset(ALIGN);
-        assert!(skip < ALIGN);
-        ask_for_huge_pages(memory, layout.size());
-        // SAFETY: fewer bytes than the line that the layout has to spare.
-        let start = unsafe { memory.add(skip) }.cast();
-        Ok(Self { memory, start, len })
+        let bytes = len * size_of::<T>();
+        let skip = memory.as_ptr().align_offset(Self::align(bytes));
+        assert!(skip < Self::align(bytes));
+        // SAFETY: fewer bytes than the alignment that the layout has to spare.
+        let start = unsafe { memory.add(skip) };
+        ask_for_huge_pages(start, bytes);
+        Ok(Self { memory, start: start.cast(), len })
+    }
+
+    fn align(bytes: usize) -> usize {
+        if bytes < HUGE { LINE } else { HUGE }
     }
 
     fn layout(len: usize) -> Option<Layout> {
-        let bytes = len.checked_mul(size_of::<T>())?.checked_add(ALIGN)?;
-        Layout::from_size_align(bytes, align_of::<T>()).ok()
+        let bytes = len.checked_mul(size_of::<T>())?;
+        Layout::from_size_align(bytes.checked_add(Self::align(bytes))?, align_of::<T>()).ok()
     }
 }
 
-/// Asks for pages of 2 MiB, where there is room for any: memory that is read from end to end in each step then costs few page
-/// walks, and hardware that fetches ahead is not stopped every 4 KiB. A wish: the system may not grant it.
-fn ask_for_huge_pages(memory: NonNull<u8>, bytes: usize) {
+/// Asks for large pages from `start` on, as many as `bytes` fill: memory that is read from end to end in each step then
+/// costs few page walks, and hardware that fetches ahead is not stopped every 4 KiB. A wish: the system may not grant it.
+fn ask_for_huge_pages(start: NonNull<u8>, bytes: usize) {
     #[cfg(target_os = "linux")]
-    {
-        const HUGE: usize = 2 << 20;
-        let skip = memory.as_ptr().align_offset(HUGE);
-        let whole = bytes.saturating_sub(skip) / HUGE * HUGE;
-        if whole > 0 {
-            // SAFETY: within the allocation, from a page's start; the advice changes no content.
-            unsafe { libc::madvise(memory.as_ptr().add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
-        }
+    if bytes >= HUGE {
+        // SAFETY: within the allocation, from a page's start; the advice changes no content.
+        unsafe { libc::madvise(start.as_ptr().cast(), bytes / HUGE * HUGE, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (memory, bytes);
+    let _ = (start, bytes);
 }
 
 impl<T: Plain> Drop for Buffer<T> {
@@ -109,13 +111,13 @@ mod tests {
 
     #[test]
     fn zeroed_aligned_and_writable() {
-        for len in [0, 1, 15, 1000] {
+        for len in [0, 1, 15, 1000, HUGE / 4 - 1, HUGE / 4, HUGE] {
             let mut buffer = Buffer::<f32>::zeroed(len, "a test").unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&x| x == 0.0));
-            assert!(buffer.as_ptr().addr().is_multiple_of(ALIGN));
+            assert!(buffer.as_ptr().addr().is_multiple_of(if 4 * len < HUGE { LINE } else { HUGE }));
             buffer.fill(2.0);
-            assert_eq!(buffer.iter().sum::<f32>(), 2.0 * len as f32);
+            assert_eq!(buffer.iter().sum::<f32>(), 2.0 * len as f32); // exact: powers of two, and small numbers
         }
     }
 

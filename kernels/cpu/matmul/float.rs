@@ -21,7 +21,7 @@ impl Float {
     pub(super) fn pack(part: &PartView<'_>, exact: bool, workers: &mut Workers) -> Result<Self, DeviceError> {
         let (dtype, rows, columns) = (part.dtype, part.rows, part.columns);
         let elements = Elements::of(dtype);
-        let inputs = Inputs::of(elements, workers.level.run(HasBf16), exact);
+        let inputs = Inputs::of(elements, workers.level.has_bf16(), exact);
         let tile_bytes = elements.tile_bytes(columns);
         let tiles = rows.div_ceil(TILE);
         let mut data = Buffer::zeroed(tiles.saturating_mul(tile_bytes), "weights")?;
@@ -65,16 +65,5 @@ impl Float {
         let Self { elements, inputs, columns, .. } = *self;
         let (w, Prepared { bytes: x, stride }) = (&self.data[..], x);
         Multiply { elements, inputs, columns, w, x, stride, tiles, tokens, sink }.run(isa);
-    }
-}
-
-/// Whether the running set multiplies pairs of bf16.
-struct HasBf16;
-
-impl WideKernel for HasBf16 {
-    type Out = bool;
-    #[inline(always)]
-    fn run<S: Wide>(self, _isa: S) -> bool {
-        S::BF16
     }
 }

@@ -73,6 +73,8 @@ impl Weight {
             weight.rows += part.rows;
             weight.tiles += part.rows.div_ceil(TILE);
         }
+        // An odd number of cache lines, see `Inputs::bytes`, also where forms follow each other.
+        weight.prepared_bytes = (weight.prepared_bytes.div_ceil(64) | 1) * 64;
         Ok(weight)
     }
 
@@ -186,9 +188,9 @@ impl Arena {
 /// Up to so many activations every thread prepares all for itself: sooner done than waited for.
 const ALONE: usize = 4096;
 /// Prepared activations that stay in the second-level cache beside tiles of weights.
-const CACHED: usize = 192 << 10;
-/// Weights of a task: enough to read that taking a task costs nothing beside it, and within the second-level cache.
-const TASK_BYTES: usize = 96 << 10;
+const CACHED: usize = 288 << 10;
+/// Weights of a task at most. Kernels ask memory for the next tiles while they multiply, and start anew with each task.
+const TASK_BYTES: usize = 512 << 10;
 
 /// `out = w · x`, or whatever [`Finish`] says.
 pub(super) fn multiply(workers: &mut Workers, arena: &mut Arena, w: &Weight, x: Input<'_>, to: Target<'_>) {
@@ -259,9 +261,10 @@ impl Plan {
         let cached = (CACHED / w.prepared_bytes / 8 * 8).max(8);
         let task_tokens = tokens.div_ceil(tokens.div_ceil(cached)).next_multiple_of(8);
         let largest = w.segments.iter().map(|segment| segment.packed.tile_bytes()).max().unwrap_or(1);
-        // Several tasks a thread, so that none waits long for another.
+        // Several tasks a thread, so that none waits long for another. Kernels take tiles in pairs where tokens are many.
         let even = w.tiles.div_ceil(threads * 8);
-        Self { tiles: w.tiles, tokens, task_tiles: even.min((TASK_BYTES / largest).max(1)).max(1), task_tokens }
+        let task_tiles = (even.min(TASK_BYTES / largest) / 2 * 2).max(2);
+        Self { tiles: w.tiles, tokens, task_tiles, task_tokens }
     }
 
     fn across(&self) -> usize {
