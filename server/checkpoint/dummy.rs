@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_mixture_has_its_experts_where_layers_are_sparse() {
         let sparse_layers = vec![false, true];
-        let experts = ExpertsConfig { count: 3, per_token: 2, intermediate_size: 5, normalise: true, sparse_layers };
+        let experts = ExpertsConfig { count: 3, per_token: 2, intermediate_size: 7, normalise: true, sparse_layers };
         let config = ModelConfig { experts: Some(experts), ..tiny_config() };
         for name in ["0.mlp.up_proj.weight", "1.mlp.gate.weight", "1.mlp.experts.2.down_proj.weight"] {
             assert!(has(&config, &format!("model.layers.{name}")), "{name}");
@@ -248,8 +248,9 @@ mod tests {
         ] {
             assert!(!has(&config, &format!("model.layers.{name}")), "{name}");
         }
-        // One layer's MLP of 16 became a router and three experts of 5.
-        assert_eq!(bytes(&config), bytes(&tiny_config()) + 2 * 8 * (3 * (1 + 3 * 5) - 3 * 16));
+        // One layer's MLP of 16 became a router and three experts of 7: rows of 8 elements in two bytes.
+        let (mlp, mixture) = (3 * 16, 3 * (1 + 3 * 7));
+        assert_eq!(bytes(&config), bytes(&tiny_config()) + 2 * 8 * (mixture - mlp));
     }
 
     #[test]
