@@ -7,8 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::settings::{
-    CacheType, DTypeChoice, DeviceKind, GenerationDefaults, HubSource, LogLevel, LogSettings, MetricsPrefix,
-    ServeSettings,
+    CacheType, DTypeChoice, DeviceKind, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings, MetricsPrefix,
+    Quantize, ServeSettings,
 };
 
 /// Everything that flags, variables or a file can decide, whatever the command.
@@ -474,6 +474,20 @@ impl Named for HubSource {
 impl Named for DTypeChoice {
     const NAMES: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("float16", Self::Float16), ("bfloat16", Self::BFloat16), ("float32", Self::Float32)];
+}
+
+impl Named for Quantize {
+    const NAMES: &'static [(&'static str, Self)] = &[("none", Self::None), ("int8", Self::Int8), ("int4", Self::Int4)];
+}
+
+impl Named for KvCacheDType {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("float16", Self::Float16),
+        ("bfloat16", Self::BFloat16),
+        ("float32", Self::Float32),
+        ("int8", Self::Int8),
+    ];
 }
 
 impl Named for DeviceKind {

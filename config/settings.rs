@@ -14,6 +14,10 @@ pub struct EngineSettings {
     pub dummy_weight: bool,
     /// What weights are kept as, and K/V.
     pub dtype: DTypeChoice,
+    /// What float matrices become at load.
+    pub quantize: Quantize,
+    /// What K and V are stored as.
+    pub kv_cache_dtype: KvCacheDType,
     /// Which device computes.
     pub device: DeviceKind,
     /// CPU threads that compute; 0 is all cores.
@@ -64,6 +68,8 @@ impl Default for EngineSettings {
             model_source: HubSource::HuggingFace,
             dummy_weight: false,
             dtype: DTypeChoice::Auto,
+            quantize: Quantize::None,
+            kv_cache_dtype: KvCacheDType::Auto,
             device: DeviceKind::Cpu,
             threads: 0,
             tensor_parallel_size: None,
@@ -230,6 +236,32 @@ pub enum DTypeChoice {
     BFloat16,
     /// IEEE single.
     Float32,
+}
+
+/// `--quantize`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantize {
+    /// They stay floats.
+    None,
+    /// Eight bits a weight, a scale for each 32 of a row.
+    Int8,
+    /// Four bits a weight, a scale for each 32 of a row.
+    Int4,
+}
+
+/// `--kv-cache-dtype`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCacheDType {
+    /// What `--dtype` says; bfloat16 where it says auto.
+    Auto,
+    /// IEEE half.
+    Float16,
+    /// bfloat16.
+    BFloat16,
+    /// IEEE single.
+    Float32,
+    /// Eight bits, a scale for each token and head.
+    Int8,
 }
 
 /// `--device`

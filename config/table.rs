@@ -146,6 +146,16 @@ pub(crate) static SETTINGS: &[Setting] = &[
         &Choice { at: |s| &mut s.serve.engine.dtype },
     ),
     engine(
+        "quantize",
+        "What float matrices become at load, the embedding among them, by blocks of 32; quantised ones stay as they are",
+        &Choice { at: |s| &mut s.serve.engine.quantize },
+    ),
+    engine(
+        "kv-cache-dtype",
+        "What K and V are stored as; auto: what --dtype says, bfloat16 where that is auto",
+        &Choice { at: |s| &mut s.serve.engine.kv_cache_dtype },
+    ),
+    engine(
         "generation-config",
         "Sampling defaults: the model's generation_config.json, or none of it",
         &Choice { at: |s| &mut s.serve.engine.generation_config },

@@ -48,11 +48,13 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 }
 
 /// Two values of each setting that can be chosen, neither of them the default, as a flag spells them.
-const SAMPLES: [(&str, [&str; 2]); 34] = [
+const SAMPLES: [(&str, [&str; 2]); 36] = [
     ("model", ["models/a.gguf", "org/b"]),
     ("model-source", ["modelscope", "MODELSCOPE"]),
     ("dummy-weight", ["true", "true"]),
     ("dtype", ["bfloat16", "float16"]),
+    ("quantize", ["int8", "int4"]),
+    ("kv-cache-dtype", ["bfloat16", "int8"]),
     ("generation-config", ["none", "none"]),
     ("device", ["reference", "reference"]),
     ("threads", ["1", "1024"]),
@@ -111,6 +113,14 @@ fn every_spelling_of_mini_sglang_is_taken() {
         (&["--dtype", "float16"], engine(|e| e.dtype = DTypeChoice::Float16)),
         (&["--dtype", "bfloat16"], engine(|e| e.dtype = DTypeChoice::BFloat16)),
         (&["--dtype", "float32"], engine(|e| e.dtype = DTypeChoice::Float32)),
+        (&["--quantize", "none"], engine(|_| ())),
+        (&["--quantize", "int8"], engine(|e| e.quantize = Quantize::Int8)),
+        (&["--quantize", "int4"], engine(|e| e.quantize = Quantize::Int4)),
+        (&["--kv-cache-dtype", "auto"], engine(|_| ())),
+        (&["--kv-cache-dtype", "float16"], engine(|e| e.kv_cache_dtype = KvCacheDType::Float16)),
+        (&["--kv-cache-dtype", "bfloat16"], engine(|e| e.kv_cache_dtype = KvCacheDType::BFloat16)),
+        (&["--kv-cache-dtype", "float32"], engine(|e| e.kv_cache_dtype = KvCacheDType::Float32)),
+        (&["--kv-cache-dtype", "int8"], engine(|e| e.kv_cache_dtype = KvCacheDType::Int8)),
         (&["--dummy-weight"], engine(|e| e.dummy_weight = true)),
         (&["--tensor-parallel-size", "1"], engine(|e| e.tensor_parallel_size = Some(1))),
         (&["--tp-size", "1"], engine(|e| e.tensor_parallel_size = Some(1))),

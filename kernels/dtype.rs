@@ -3,10 +3,13 @@
 //! Owns what the bytes of a row say. Does not know tensors, files or devices.
 mod k_quants;
 mod legacy;
+mod quantize;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+
+pub(crate) use quantize::quantize_row;
 
 use crate::narrow::{bf16_to_f32, f16_to_f32};
 

@@ -14,10 +14,10 @@ pub mod sim;
 mod slots;
 
 use minisgl_checkpoint::Checkpoint;
-use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings};
+use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings, KvCacheDType, Quantize};
 use minisgl_kernels::cpu::{Cpu, CpuOptions, Keep};
 use minisgl_kernels::reference::Reference;
-use minisgl_kernels::{Device, DeviceError, KvFormat, Limits, TokenId};
+use minisgl_kernels::{DType, Device, DeviceError, KvFormat, Limits, TokenId};
 
 use self::capacity::Memory;
 use self::device::{DeviceRunner, RankState};
@@ -71,6 +71,7 @@ pub enum LoadError {
 /// Loads the model onto the device that the settings name, and starts its rank.
 pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadError> {
     let settings = options.settings;
+    let keep = keep(settings)?;
     if settings.device == DeviceKind::Sim {
         let EngineOptions { checkpoint, vocabulary, .. } = options;
         let simulation = Simulation::new(settings, Some(checkpoint.config()), vocabulary.ids)?;
@@ -80,20 +81,39 @@ pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadErro
         let why = format!("{ranks} ranks: a CPU runs one");
         return Err(LoadError::Setting { flag: "tensor-parallel-size", why });
     }
-    let kv_format = match settings.dtype {
-        DTypeChoice::Auto if settings.device == DeviceKind::Cpu => KvFormat::BF16,
-        DTypeChoice::Auto | DTypeChoice::Float32 => KvFormat::F32,
-        DTypeChoice::BFloat16 => KvFormat::BF16,
-        DTypeChoice::Float16 => KvFormat::F16,
-    };
+    let kv_format = kv_format(settings);
     match settings.device {
-        DeviceKind::Cpu => {
-            // A named type is exact: K and V are in it, and weights are multiplied with f32.
-            let keep = if settings.dtype == DTypeChoice::Auto { Keep::Stored } else { Keep::Exact };
-            start(Cpu::new(CpuOptions { threads: settings.threads, keep, kv_format })?, options)
-        }
+        DeviceKind::Cpu => start(Cpu::new(CpuOptions { threads: settings.threads, keep, kv_format })?, options),
         DeviceKind::Reference => start(Reference::new(kv_format), options),
         DeviceKind::Sim => unreachable!("it has left above"),
+    }
+}
+
+/// What K and V are stored as.
+fn kv_format(settings: &EngineSettings) -> KvFormat {
+    match (settings.kv_cache_dtype, settings.dtype) {
+        (KvCacheDType::Int8, _) => KvFormat::Int8,
+        (KvCacheDType::BFloat16, _) | (KvCacheDType::Auto, DTypeChoice::BFloat16) => KvFormat::BF16,
+        (KvCacheDType::Float16, _) | (KvCacheDType::Auto, DTypeChoice::Float16) => KvFormat::F16,
+        (KvCacheDType::Float32, _) | (KvCacheDType::Auto, DTypeChoice::Float32) => KvFormat::F32,
+        (KvCacheDType::Auto, DTypeChoice::Auto) if settings.device == DeviceKind::Cpu => KvFormat::BF16,
+        (KvCacheDType::Auto, DTypeChoice::Auto) => KvFormat::F32,
+    }
+}
+
+/// How weights are kept. A type that is named is exact: weights are multiplied with f32.
+fn keep(settings: &EngineSettings) -> Result<Keep, LoadError> {
+    let refused = |why: &str| Err(LoadError::Setting { flag: "quantize", why: why.to_owned() });
+    let fast = settings.dtype == DTypeChoice::Auto;
+    let dtype = match settings.quantize {
+        Quantize::None => return Ok(if fast { Keep::Stored } else { Keep::Exact }),
+        Quantize::Int8 => DType::Q8_0,
+        Quantize::Int4 => DType::Q4_0,
+    };
+    match settings.device {
+        DeviceKind::Cpu if fast => Ok(Keep::Quantised(dtype)),
+        DeviceKind::Cpu => refused("goes with --dtype auto: the named types multiply weights exactly as they are stored"),
+        DeviceKind::Reference | DeviceKind::Sim => refused("the cpu device alone quantises weights"),
     }
 }
 

@@ -21,7 +21,7 @@ use super::packed::{Prepared, Sink, TILE};
 use crate::cpu::simd::{Wide, WideKernel};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
-use crate::dtype::{Block, DType};
+use crate::dtype::{Block, DType, dequantize_row, quantize_row};
 use crate::host::{Buffer, PartView, Shared};
 
 mod layout;
@@ -47,9 +47,9 @@ pub(super) struct Int {
 }
 
 impl Int {
-    /// Packs what is stored.
-    pub(super) fn pack(part: &PartView<'_>, workers: &mut Workers) -> Result<Self, DeviceError> {
-        let (dtype, rows, columns) = (part.dtype, part.rows, part.columns);
+    /// Packs what is stored in `dtype`, or quantises floats to it.
+    pub(super) fn pack(part: &PartView<'_>, dtype: DType, workers: &mut Workers) -> Result<Self, DeviceError> {
+        let (rows, columns) = (part.rows, part.columns);
         assert!(columns.is_multiple_of(BLOCK), "{columns} columns of {dtype}");
         let tile_bytes = columns / BLOCK * by_layout!(dtype, L => L::BLOCK_BYTES);
         let bytes = rows.div_ceil(TILE).saturating_mul(tile_bytes);
@@ -60,7 +60,7 @@ impl Int {
         workers.run(rows.div_ceil(TILE), |_, tile| {
             // SAFETY: each tile is one task's.
             let out = unsafe { tiles.part(tile * tile_bytes, tile_bytes) };
-            by_layout!(dtype, L => pack_tile::<L>(part, tile, byte_offset, out));
+            by_layout!(dtype, L => pack_tile::<L>(part, dtype, tile, byte_offset, out));
         });
         Ok(Self { dtype, rows, columns, byte_offset, data })
     }
@@ -307,15 +307,23 @@ unsafe fn sums<L: Layout, S: Wide, const M: usize>(
 }
 
 /// Packs up to sixteen rows of `part`.
-fn pack_tile<L: Layout>(part: &PartView<'_>, tile: usize, byte_offset: i32, out: &mut [u8]) {
-    let (len, size) = (part.dtype.block_len(), part.dtype.block_bytes());
+fn pack_tile<L: Layout>(part: &PartView<'_>, dtype: DType, tile: usize, byte_offset: i32, out: &mut [u8]) {
+    let (len, size) = (dtype.block_len(), dtype.block_bytes());
+    let (mut floats, mut quantised) = (Vec::new(), Vec::new());
     let mut block = Block { q: [0; 256], scales: [(0.0, 0.0); 16] };
     let zero = if L::STEPS == 0 { byte_offset } else { L::ZERO };
     let shares = BLOCK / L::SHARE;
     for row in 0..TILE.min(part.rows - tile * TILE) {
         let mut blocks = out.chunks_exact_mut(L::BLOCK_BYTES);
-        for stored in part.row(tile * TILE + row).chunks_exact(size) {
-            block.unpack(part.dtype, stored);
+        let mut stored = part.row(tile * TILE + row);
+        if part.dtype != dtype {
+            floats.resize(part.columns, 0.0);
+            dequantize_row(part.dtype, stored, &mut floats);
+            quantize_row(dtype, &floats, &mut quantised);
+            stored = &quantised;
+        }
+        for stored in stored.chunks_exact(size) {
+            block.unpack(dtype, stored);
             for (i, q) in block.q[..len].as_chunks::<BLOCK>().0.iter().enumerate() {
                 let out = blocks.next().expect("as many blocks as the row has");
                 let q = q.map(|q| (i32::from(q) + zero) as u8);

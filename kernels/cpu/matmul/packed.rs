@@ -90,6 +90,8 @@ pub enum Keep {
     Stored,
     /// Their values, multiplied with f32. Quantised weights are widened to f32, eight times the memory of four bits.
     Exact,
+    /// Float matrices quantised to this format, Q8_0 or Q4_0, where their rows are whole blocks of 32; the rest as stored.
+    Quantised(DType),
 }
 
 impl Packed {
@@ -97,7 +99,10 @@ impl Packed {
     pub(super) fn new(part: &PartView<'_>, keep: Keep, workers: &mut Workers) -> Result<Self, DeviceError> {
         let float = matches!(part.dtype, DType::F32 | DType::F16 | DType::BF16);
         match keep {
-            Keep::Stored if !float => Ok(Self::Int(Int::pack(part, workers)?)),
+            Keep::Stored | Keep::Quantised(_) if !float => Ok(Self::Int(Int::pack(part, part.dtype, workers)?)),
+            Keep::Quantised(dtype) if part.columns.is_multiple_of(dtype.block_len()) => {
+                Ok(Self::Int(Int::pack(part, dtype, workers)?))
+            }
             _ => Ok(Self::Float(Float::pack(part, keep == Keep::Exact, workers)?)),
         }
     }
