@@ -7,8 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::settings::{
-    CacheType, DTypeChoice, DeviceKind, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings, MetricsPrefix,
-    Quantize, ServeSettings,
+    CacheType, DTypeChoice, DeviceKind, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings,
+    MetricsPrefix, Quantize, ServeSettings,
 };
 
 /// Everything that flags, variables or a file can decide, whatever the command.

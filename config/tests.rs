@@ -104,7 +104,7 @@ fn no_flags_give_the_defaults_of_mini_sglang() {
 
 #[test]
 fn every_spelling_of_mini_sglang_is_taken() {
-    let cases: [(&[&str], ServeSettings); 37] = [
+    let cases: [(&[&str], ServeSettings); 45] = [
         (&["--model-path", "m"], engine(|e| e.model = "m".into())),
         (&["--model", "m"], engine(|e| e.model = "m".into())),
         (&["--model-source", "huggingface"], engine(|_| ())),

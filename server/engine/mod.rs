@@ -112,7 +112,9 @@ fn keep(settings: &EngineSettings) -> Result<Keep, LoadError> {
     };
     match settings.device {
         DeviceKind::Cpu if fast => Ok(Keep::Quantised(dtype)),
-        DeviceKind::Cpu => refused("goes with --dtype auto: the named types multiply weights exactly as they are stored"),
+        DeviceKind::Cpu => {
+            refused("goes with --dtype auto: the named types multiply weights exactly as they are stored")
+        }
         DeviceKind::Reference | DeviceKind::Sim => refused("the cpu device alone quantises weights"),
     }
 }
