@@ -12,7 +12,8 @@ use crate::field::{Form, Settings};
 use crate::length::{LONGEST, LengthRange};
 use crate::resolve::{Outcome, apply_shell_mode, one_running, refuse_dummy_weights, resolve};
 use crate::settings::{
-    BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings, LogSettings, ServeSettings,
+    BenchAccuracySettings, BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings,
+    LogSettings, ServeSettings,
 };
 use crate::sources::{ConfigFile, Environment, Given, Origin};
 use crate::table::{Group, SETTINGS};
@@ -316,6 +317,43 @@ impl BenchBatchedArgs {
     }
 }
 
+/// How far next-token distributions are from those of float32 on the same weights (`minisgl bench accuracy`)
+#[derive(clap::Args, Clone, Debug)]
+pub struct BenchAccuracyArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// A text in UTF-8, cut into chunks; otherwise 19 KB of "Alice's Adventures in Wonderland"
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens a chunk; each position of its second half is compared, as llama-perplexity does
+    #[arg(long, value_name = "N", default_value = "512", value_parser = chunk_length)]
+    context: usize,
+    /// One JSON object on stdout, all else on stderr
+    #[arg(long)]
+    json: bool,
+}
+
+impl BenchAccuracyArgs {
+    /// Decides every setting. One sequence runs at a time, and nothing more is held for it unless asked for.
+    pub fn resolve(self, environment: &Environment) -> Result<Resolved<BenchAccuracySettings>, ConfigError> {
+        let mut base = bench_defaults();
+        base.serve.engine.max_running_requests = 1;
+        base.serve.engine.max_prefill_length = self.context.min(512);
+        base.serve.engine.num_pages = Some(self.context.div_ceil(base.serve.engine.page_size));
+        let mut outcome = self.engine.resolve(base, environment, Vec::new())?;
+        if *outcome.origin("num-pages") == Origin::Default {
+            let engine = &mut outcome.settings.serve.engine;
+            engine.num_pages = Some(self.context.div_ceil(engine.page_size));
+        }
+        Ok(Resolved::new(outcome, |settings| BenchAccuracySettings {
+            engine: settings.serve.engine,
+            text: self.text,
+            context: self.context,
+            json: self.json,
+        }))
+    }
+}
+
 fn within(text: &str, min: usize, max: usize) -> Result<usize, String> {
     let inside = text.parse().ok().filter(|n| (min..=max).contains(n));
     inside.ok_or_else(|| format!("expected a whole number from {min} to {max}"))
@@ -331,6 +369,10 @@ fn prompt_length(text: &str) -> Result<usize, String> {
 
 fn output_length(text: &str) -> Result<usize, String> {
     within(text, 2, LONGEST)
+}
+
+fn chunk_length(text: &str) -> Result<usize, String> {
+    within(text, 4, 1 << 20)
 }
 
 fn batch_size(text: &str) -> Result<usize, String> {

@@ -22,14 +22,14 @@ mod table;
 mod tests;
 
 pub use args::{
-    BenchBatchedArgs, BenchOfflineArgs, ChatArgs, DemoArgs, EngineArgs, EngineFlags, FlagGroup, Flags, LogFlags,
-    Resolved, ServeArgs, ServerFlags, ShellFlags,
+    BenchAccuracyArgs, BenchBatchedArgs, BenchOfflineArgs, ChatArgs, DemoArgs, EngineArgs, EngineFlags, FlagGroup,
+    Flags, LogFlags, Resolved, ServeArgs, ServerFlags, ShellFlags,
 };
 pub use error::ConfigError;
 pub use length::{LONGEST, LengthError, LengthRange};
 pub use settings::{
-    BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings, DTypeChoice, DeviceKind,
-    EngineSettings, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings, MetricsPrefix, Quantize,
+    BenchAccuracySettings, BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings,
+    DTypeChoice, DeviceKind, EngineSettings, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings, MetricsPrefix, Quantize,
     ServeSettings, ShellSettings, SimSettings,
 };
 pub use show::{ConfigArgs, Report};

@@ -1,4 +1,5 @@
 //! Resolved settings: what the program runs with, and the default of each. Plain data; names and bounds are `table.rs`'s.
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::length::LengthRange;
@@ -213,6 +214,19 @@ pub struct BenchBatchedSettings {
     /// Batch sizes in the order they are run, each at least 1; never empty.
     pub batch: Vec<usize>,
     /// One JSON object a line on stdout, all else on stderr.
+    pub json: bool,
+}
+
+/// `minisgl bench accuracy`: next-token distributions against those of float32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchAccuracySettings {
+    /// The engine that is measured.
+    pub engine: EngineSettings,
+    /// What it reads, where set; otherwise a text that the program carries.
+    pub text: Option<PathBuf>,
+    /// Tokens a chunk, at least 4; the second half is scored.
+    pub context: usize,
+    /// One JSON object on stdout, all else on stderr.
     pub json: bool,
 }
 

@@ -7,6 +7,7 @@
 //!   intake.rs    tokenizer workers: template, encode, refuse
 //!   scheduler/   a state machine without threads or clocks, and the loop that drives it; pages/: who may use which page
 //!   engine/      ModelRunner over any Device, or simulated; models/: the one forward pass
+//!   accuracy.rs  a fast engine's distributions against the exact one's
 //!   sizing.rs    scheduler and simulated engine in virtual time: what GPUs would a load need
 //! ```
 //! Offline use, in ten lines (http, chat and bench stand on the same [`Llm`](llm::Llm)):
@@ -26,6 +27,7 @@
 //! ```
 //!
 //! `http`, `scheduler` and `engine` never import each other; `llm` alone sees the last two, and wires them.
+pub mod accuracy;
 pub mod batch;
 pub mod engine;
 pub mod health;

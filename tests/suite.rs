@@ -3,6 +3,7 @@
 //! Each module says what it holds; `support` starts servers and finds counterparts.
 #![allow(unreachable_pub)] // nothing is exported from a test binary: `pub` is for sibling modules
 
+mod accuracy;
 mod commands;
 mod fake;
 mod golden;

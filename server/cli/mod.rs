@@ -15,6 +15,7 @@ macro_rules! say {
     }};
 }
 
+mod accuracy;
 mod bench;
 mod chat;
 mod demo;
@@ -56,6 +57,8 @@ enum BenchCommand {
     Offline(Box<minisgl_config::BenchOfflineArgs>),
     /// Equal sequences, a line a batch size: prefill and decode apart
     Batched(Box<minisgl_config::BenchBatchedArgs>),
+    /// Next-token distributions against those of float32 on the same weights: KL divergence, perplexity
+    Accuracy(Box<minisgl_config::BenchAccuracyArgs>),
 }
 
 /// What a command ends with; the error is printed, and the exit code is 1.
@@ -77,6 +80,9 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Bench { command: BenchCommand::Batched(args) } => {
             args.resolve(&environment).map_err(Into::into).and_then(|r| bench::batched(&announce(r)))
+        }
+        Command::Bench { command: BenchCommand::Accuracy(args) } => {
+            args.resolve(&environment).map_err(Into::into).and_then(|r| accuracy::run(&announce(r)))
         }
         Command::Chat(args) => args.resolve(&environment).map_err(Into::into).and_then(|r| {
             let settings = announce(r);
