@@ -354,6 +354,23 @@ impl BenchAccuracyArgs {
     }
 }
 
+/// How fast each operation of the CPU device is, beside the machine's ceilings and a copy (`minisgl kernels bench`)
+#[derive(clap::Args, Clone, Debug)]
+pub struct KernelsBenchArgs {
+    /// Threads that compute; 0 is all cores
+    #[arg(long, value_name = "N", default_value = "0", value_parser = threads)]
+    pub threads: usize,
+    /// Only cases whose name and shape contain this: `attend`, `Q4_1 8 x`, `logits`
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub only: String,
+    /// Seconds of repetitions a case
+    #[arg(long, value_name = "S", default_value = "0.3", value_parser = repetitions)]
+    pub seconds: f64,
+    /// One JSON object a line on stdout, all else on stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
 fn within(text: &str, min: usize, max: usize) -> Result<usize, String> {
     let inside = text.parse().ok().filter(|n| (min..=max).contains(n));
     inside.ok_or_else(|| format!("expected a whole number from {min} to {max}"))
@@ -377,6 +394,15 @@ fn chunk_length(text: &str) -> Result<usize, String> {
 
 fn batch_size(text: &str) -> Result<usize, String> {
     within(text, 1, 65_536)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    within(text, 0, 1024)
+}
+
+fn repetitions(text: &str) -> Result<f64, String> {
+    let inside = text.parse().ok().filter(|s| (0.001..=60.0).contains(s));
+    inside.ok_or_else(|| "expected a number from 0.001 to 60".to_owned())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

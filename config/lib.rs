@@ -23,7 +23,7 @@ mod tests;
 
 pub use args::{
     BenchAccuracyArgs, BenchBatchedArgs, BenchOfflineArgs, ChatArgs, DemoArgs, EngineArgs, EngineFlags, FlagGroup,
-    Flags, LogFlags, Resolved, ServeArgs, ServerFlags, ShellFlags,
+    Flags, KernelsBenchArgs, LogFlags, Resolved, ServeArgs, ServerFlags, ShellFlags,
 };
 pub use error::ConfigError;
 pub use length::{LONGEST, LengthError, LengthRange};

@@ -14,6 +14,7 @@
 //!   host/         what devices in the host's memory share: buffers, cut tensors, a staged step, the K/V cache
 //!   math.rs narrow.rs memory.rs   e^x and gates; half precision; memory that is left
 //!   socket.rs thread.rs   a socket option and a wish to the scheduler that no safe crate offers (for the load generator)
+//!   perf/        how fast and how exact each operation is, beside the machine's ceilings
 //!   golden/       values that gguf and torch computed, for the tests
 //! ```
 pub mod cpu;
@@ -26,6 +27,7 @@ mod math;
 mod memory;
 pub mod mmap;
 mod narrow;
+pub mod perf;
 pub mod reference;
 pub mod sampling;
 pub mod socket;

@@ -2,5 +2,6 @@
 //!
 //! The expectations are files that scripts made (`fixtures/models/*.py`, `fixtures/smollm2_reference.py`).
 mod feed;
+mod mixes;
 mod models;
 mod reference;

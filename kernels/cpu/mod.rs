@@ -11,12 +11,14 @@
 //!   rows.rs              norm, gate: a token's row alone
 //!   rope.rs              biases, QK-norm, rotation, and K and V into their pages
 //!   attention/           queries against pages
+//!   measure.rs           what the machine does at most
 //!   moe.rs               mixtures of experts: which tokens each multiplies
 //! ```
 //!
 //! One process computes the whole model. Ranks on several sockets would join where `matmul_reduce_add` says.
 mod attention;
 mod matmul;
+mod measure;
 mod moe;
 mod rope;
 mod rows;

@@ -19,6 +19,7 @@ mod accuracy;
 mod bench;
 mod chat;
 mod demo;
+mod kernels;
 mod load;
 mod loadgen;
 mod plan;
@@ -45,6 +46,11 @@ enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// Measure the CPU device's operations
+    Kernels {
+        #[command(subcommand)]
+        command: KernelsCommand,
+    },
     /// Talk to a model in the terminal (/reset starts anew, /exit leaves)
     Chat(Box<minisgl_config::ChatArgs>),
     /// Show or check settings
@@ -59,6 +65,12 @@ enum BenchCommand {
     Batched(Box<minisgl_config::BenchBatchedArgs>),
     /// Next-token distributions against those of float32 on the same weights: KL divergence, perplexity
     Accuracy(Box<minisgl_config::BenchAccuracyArgs>),
+}
+
+#[derive(clap::Subcommand)]
+enum KernelsCommand {
+    /// Every operation against its reference, a copy and the machine's measured ceilings
+    Bench(minisgl_config::KernelsBenchArgs),
 }
 
 /// What a command ends with; the error is printed, and the exit code is 1.
@@ -84,6 +96,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench { command: BenchCommand::Accuracy(args) } => {
             args.resolve(&environment).map_err(Into::into).and_then(|r| accuracy::run(&announce(r)))
         }
+        Command::Kernels { command: KernelsCommand::Bench(args) } => kernels::bench(&args),
         Command::Chat(args) => args.resolve(&environment).map_err(Into::into).and_then(|r| {
             let settings = announce(r);
             chat::run(&settings.engine, &settings.shell)

@@ -236,6 +236,11 @@ impl Scheduler {
         self.out.len()
     }
 
+    /// Tokens of a prompt that the prefix cache holds now; as a sequence it would find them, if it started at once.
+    pub fn cached_tokens(&self, prompt: &[TokenId]) -> usize {
+        self.pages.lookup(prompt).pages * self.config.capacity.page_size
+    }
+
     /// Where things stand.
     pub fn stats(&self) -> SchedulerStats {
         let pages = self.pages.counts();
