@@ -287,14 +287,12 @@ impl Pair {
         // Each expert's rows are a part of one matrix, so that no two are alike.
         let gate_up = Stored::random(dtype, experts * 2 * inner, width);
         let down = Stored::random(dtype, experts * width, inner);
-        let ours = Mixture::load(&mut self.cpu, SHAPE, &router, [&gate_up, &down])?;
-        let theirs = Mixture::load(&mut self.reference, SHAPE, &router, [&gate_up, &down])?;
-        let mut ours_scratch = self.cpu.moe_scratch(SHAPE)?;
+        let mut ours = Mixture::load(&mut self.cpu, SHAPE, &router, [&gate_up, &down])?;
+        let mut theirs = Mixture::load(&mut self.reference, SHAPE, &router, [&gate_up, &down])?;
         for m in counts {
             let mut x = self.input(m, width)?;
-            let mut scratch = self.reference.moe_scratch(SHAPE)?;
-            self.reference.moe(&theirs.op(), &mut scratch, &mut x.expected);
-            self.cpu.moe(&ours.op(), &mut ours_scratch, &mut x.x);
+            theirs.apply(&mut self.reference, &mut x.expected);
+            ours.apply(&mut self.cpu, &mut x.x);
             let max_error = Some(x.error());
             // As many experts' weights as so many tokens touch on average.
             let missed = (1.0 - per_token as f64 / experts as f64).powi(m as i32);
@@ -302,7 +300,7 @@ impl Pair {
             let operations = (2 * m * per_token * 3 * inner * width) as f64;
             let bytes = weights + (2 * m * width * F32_BYTES) as f64;
             let work = Work { bytes, operations, arithmetic: self.cpu.arithmetic(dtype) };
-            let once = &mut |_| timed(|| self.cpu.moe(&ours.op(), &mut ours_scratch, &mut x.x));
+            let once = &mut |_| timed(|| ours.apply(&mut self.cpu, &mut x.x));
             bench.measure(Case { name: "moe", shape: shape(m), work, max_error, once });
         }
         Ok(())
@@ -315,6 +313,7 @@ struct Mixture<D: Device> {
     router: D::Weight,
     gate_up: D::Experts,
     down: D::Experts,
+    scratch: D::MoeScratch,
     per_token: usize,
 }
 
@@ -330,11 +329,12 @@ impl<D: Device> Mixture<D> {
         let down = device.load_experts(&down.parts(&shapes[1]), Shard::Whole)?;
         let norm = device.vector(&vec![1.0; shape.width])?;
         let router = router.load(device)?;
-        Ok(Self { norm, router, gate_up, down, per_token: shape.per_token })
+        let scratch = device.moe_scratch(shape)?;
+        Ok(Self { norm, router, gate_up, down, scratch, per_token: shape.per_token })
     }
 
-    fn op(&self) -> Moe<'_, D> {
-        Moe {
+    fn apply(&mut self, device: &mut D, residual: &mut D::Tensor) {
+        let op = Moe {
             norm: Norm { weight: &self.norm, eps: EPS },
             router: &self.router,
             gate_up: &self.gate_up,
@@ -342,7 +342,8 @@ impl<D: Device> Mixture<D> {
             per_token: self.per_token,
             normalise: true,
             act: Activation::Silu,
-        }
+        };
+        device.moe(&op, &mut self.scratch, residual);
     }
 }
 
