@@ -29,8 +29,8 @@ pub use error::ConfigError;
 pub use length::{LONGEST, LengthError, LengthRange};
 pub use settings::{
     BenchAccuracySettings, BenchBatchedSettings, BenchDataset, BenchOfflineSettings, CacheType, ChatSettings,
-    DTypeChoice, DeviceKind, EngineSettings, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings, MetricsPrefix, Quantize,
-    ServeSettings, ShellSettings, SimSettings,
+    DTypeChoice, DeviceKind, EngineSettings, GenerationDefaults, HubSource, KvCacheDType, LogLevel, LogSettings,
+    MetricsPrefix, Quantize, ServeSettings, ShellSettings, SimSettings,
 };
 pub use show::{ConfigArgs, Report};
 pub use sources::Environment;
