@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::simd::{Wide, WideKernel};
-use super::{Cpu, CpuOptions, Tensor};
+use super::{Cpu, CpuOptions, Keep, Tensor};
 use crate::device::{DeviceError, KvFormat};
 use crate::dtype::DType;
 use crate::host::{Buffer, Shared};
@@ -26,7 +26,7 @@ const TASKS_A_THREAD: usize = 8;
 
 impl Visible for Cpu {
     fn made(threads: usize, kv_format: KvFormat) -> Result<Self, DeviceError> {
-        Self::new(CpuOptions { threads, dtype: DType::F32, kv_format })
+        Self::new(CpuOptions { threads, keep: Keep::Stored, kv_format })
     }
 
     fn row(tensor: &Tensor, token: usize) -> &[f32] {
@@ -36,8 +36,12 @@ impl Visible for Cpu {
 
 impl Cpu {
     /// What the multiplications with a weight of this format are made of.
-    pub(crate) fn arithmetic(&self, _weight: DType) -> Arithmetic {
-        Arithmetic::F32
+    pub(crate) fn arithmetic(&self, weight: DType) -> Arithmetic {
+        match weight {
+            DType::BF16 if self.workers.level.has_bf16() => Arithmetic::Bf16,
+            DType::F32 | DType::F16 | DType::BF16 => Arithmetic::F32,
+            _ => Arithmetic::Int8,
+        }
     }
 
     /// Measures the ceilings. Takes about a second, and 256 MiB of memory meanwhile.
@@ -49,22 +53,22 @@ impl Cpu {
         let level = self.workers.level;
         let bytes = (STREAM * size_of::<f32>()) as f64;
         let read_s = self.fastest(STREAM / PIECE, |task| {
-            black_box(level.run_wide(Read(&from[task * PIECE..][..PIECE])));
+            black_box(level.run(Read(&from[task * PIECE..][..PIECE])));
         });
         let out = Shared::new(&mut to);
         let copy_s = self.fastest(STREAM / PIECE, |task| {
             // SAFETY: each piece is one task's.
             unsafe { out.part(task * PIECE, PIECE) }.copy_from_slice(&from[task * PIECE..][..PIECE]);
         });
-        let f32_gflop_s = self.peak(|| level.run_wide(Peak(Arithmetic::F32)));
+        let f32_gflop_s = self.peak(|| level.run(Peak(Arithmetic::F32)));
         let bf16_gflop_s =
-            if level.has_bf16() { self.peak(|| level.run_wide(Peak(Arithmetic::Bf16))) } else { f32_gflop_s };
+            if level.has_bf16() { self.peak(|| level.run(Peak(Arithmetic::Bf16))) } else { f32_gflop_s };
         Ok(Ceilings {
             read_gb_s: bytes / read_s / 1e9,
             copy_gb_s: 2.0 * bytes / copy_s / 1e9,
             f32_gflop_s,
             bf16_gflop_s,
-            int8_gop_s: self.peak(|| level.run_wide(Peak(Arithmetic::Int8))),
+            int8_gop_s: self.peak(|| level.run(Peak(Arithmetic::Int8))),
             dispatch_s: self.dispatch_s(),
         })
     }
