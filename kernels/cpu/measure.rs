@@ -61,8 +61,7 @@ impl Cpu {
             unsafe { out.part(task * PIECE, PIECE) }.copy_from_slice(&from[task * PIECE..][..PIECE]);
         });
         let f32_gflop_s = self.peak(|| level.run(Peak(Arithmetic::F32)));
-        let bf16_gflop_s =
-            if level.has_bf16() { self.peak(|| level.run(Peak(Arithmetic::Bf16))) } else { f32_gflop_s };
+        let bf16_gflop_s = if level.has_bf16() { self.peak(|| level.run(Peak(Arithmetic::Bf16))) } else { f32_gflop_s };
         Ok(Ceilings {
             read_gb_s: bytes / read_s / 1e9,
             copy_gb_s: 2.0 * bytes / copy_s / 1e9,
