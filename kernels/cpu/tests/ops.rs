@@ -42,7 +42,7 @@ impl Pair {
     /// Blocks of eight bits are within 1/254 of their largest value: over some ten independent columns and up.
     fn tolerance(&self) -> f32 {
         match self.cpu.keep {
-            Keep::Stored => 5e-2,
+            Keep::Stored | Keep::Quantised(_) => 5e-2,
             Keep::Exact => tolerance(self.cpu.kv_format),
         }
     }
