@@ -91,13 +91,14 @@ mod tests {
                 let x: [f32; 96] = std::array::from_fn(|_| random.random_range(-size..size));
                 for (block, back) in x.as_chunks::<32>().0.iter().zip(there_and_back(DType::Q8_0, &x).chunks(32)) {
                     let step = largest(block).abs() / 127.0;
-                    // Half a step, and what rounding the scale to half precision costs.
-                    let bound = step * 0.5 + largest(block).abs() * 1e-3;
+                    // Half a step, and what rounding the scale to half precision costs, whose smallest place is 2^-24.
+                    let bound = step * 0.5 + largest(block).abs() * 1e-3 + 127.0 * 2f32.powi(-25);
                     block.iter().zip(back).for_each(|(x, y)| assert!((x - y).abs() <= bound, "{x} became {y}"));
                 }
                 let error = |back: Vec<f32>| x.iter().zip(back).map(|(x, y)| (x - y) * (x - y)).sum::<f32>();
-                // Uniform in ±s: a step of s / 8 has s² / 768 a value.
-                assert!(error(there_and_back(DType::Q4_0, &x)) < 96.0 * size * size / 700.0);
+                // Uniform in ±s: a step of s / 8 has s² / 768 a value, in the mean; so few draws have up to half more.
+                let bound = 96.0 * (size * size / 500.0 + 64.0 * 2f32.powi(-50));
+                assert!(error(there_and_back(DType::Q4_0, &x)) < bound);
             }
         }
     }
