@@ -193,11 +193,11 @@ proptest! {
         }
     }
 
-    /// The same for bytes that were never a trace.
+    /// The same for bytes that were never a trace, some of which start like a packed file.
     #[test]
     fn noise_is_named(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         if let Err(error) = read("t.jsonl", bytes.as_slice(), None) {
-            prop_assert!(error.to_string().starts_with("t.jsonl:"), "{}", error);
+            prop_assert!(error.to_string().contains("t.jsonl"), "{}", error);
         }
     }
 }
