@@ -75,7 +75,7 @@ fn check_attention(outcome: &Outcome) -> Result<(), ConfigError> {
     }
 }
 
-/// Ranks are simulated ones alone, and what a simulated device is like changes nothing for a real one.
+/// What a simulated device is like changes nothing for a real one.
 fn check_simulated(outcome: &Outcome) -> Result<(), ConfigError> {
     let engine = &outcome.settings.serve.engine;
     if engine.device == DeviceKind::Sim {
@@ -83,10 +83,6 @@ fn check_simulated(outcome: &Outcome) -> Result<(), ConfigError> {
     }
     let given = |name| *outcome.origin(name) != Origin::Default;
     let mut problems: Vec<String> = Vec::new();
-    if engine.tensor_parallel_size.is_some_and(|ranks| ranks != 1) {
-        let why = "tensor parallelism is not there yet: use 1 (--threads spreads one rank over the cores)";
-        problems.push(format!("{}: {why}", place(outcome, "tensor-parallel-size")));
-    }
     for name in ["sim-profile", "sim-ttft", "sim-itl"].into_iter().filter(|name| given(name)) {
         problems.push(format!("{}: only a simulated device heeds it: add --device sim", place(outcome, name)));
     }

@@ -172,7 +172,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     ),
     engine(
         "tensor-parallel-size",
-        "Ranks that share the model (more than one: simulated devices alone)",
+        "Ranks that share the model's heads, MLP and vocabulary; on a CPU they divide the threads",
         &OptionalInteger {
             at: |s| &mut s.serve.engine.tensor_parallel_size,
             min: 1,

@@ -258,10 +258,9 @@ fn unknown_variables_are_warned_of() {
 
 #[test]
 fn what_is_not_there_yet_is_refused_with_what_to_use() {
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["--device", "cuda"], "--device cuda: the CUDA device is not there yet: use cpu"),
         (&["--sim-profile", "h200"], "--sim-profile h200: only a simulated device heeds it: add --device sim"),
-        (&["--tp", "2"], "--tensor-parallel-size 2: tensor parallelism is not there yet: use 1"),
         (&["--tp-size", "0"], "--tensor-parallel-size 0: expected a whole number from 1 to 1024"),
         (&["--attn", "fa"], "--attention-backend fa: fa is other people's kernels, which are not used here: use auto"),
         (&["--attn", "fi"], "--attention-backend fi: fi is other people's"),

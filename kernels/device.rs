@@ -6,6 +6,7 @@
 //!
 //! One rule binds all devices: **an output row depends on its own sequence alone**, with one order of summation
 //! whatever else is in the batch, however a prompt was chunked and whatever the page size.
+use crate::collective::Collective;
 use crate::dtype::DType;
 use crate::sampling::Sampling;
 
@@ -38,7 +39,7 @@ pub struct TensorView<'a> {
 pub enum Shard {
     /// All of it.
     Whole,
-    /// Rows `rank * rows / of ..`: heads, MLP columns, vocabulary.
+    /// Rows `rank * rows / of ..` ([`share`](crate::collective::share)): heads, MLP columns, vocabulary. Each rank has some.
     Rows {
         /// This rank.
         rank: usize,
@@ -343,6 +344,11 @@ pub trait Device: Send + 'static {
 
     /// In words, for the start-up line: `cpu (AVX2, 2 threads)`.
     fn name(&self) -> String;
+    /// Makes the device one rank of several that compute a model together; called before anything is loaded, or never.
+    /// From then on `embed` and `logits` have this rank's share of the vocabulary's rows ([`Collective::share`]) and
+    /// `matmul_reduce_add` its columns; they, and `sample`, give what the whole would, up to rounding. All ranks run the same
+    /// steps; rank 0 alone has logits, so it alone samples and has scores.
+    fn join(&mut self, ranks: Collective);
     /// Loads matrices stacked along their rows (q, k, v; gate, up) as one. All parts have the same columns.
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Self::Weight, DeviceError>;
     /// Loads experts' matrices, all of one shape: for each what [`load`](Self::load) would get.
@@ -369,7 +375,7 @@ pub trait Device: Send + 'static {
     /// Runs the forward pass, or replays one captured under the same key.
     fn step(&mut self, key: StepKey, forward: &mut dyn FnMut(&mut Self));
 
-    /// `out[t] = table[token[t]]`
+    /// `out[t] = table[token[t]]`; of several ranks, from the one that has the token's row.
     fn embed(&mut self, table: &Self::Weight, out: &mut Self::Tensor);
     /// `out[t] = w · norm(x[t])`
     fn norm_matmul(
@@ -396,8 +402,10 @@ pub trait Device: Send + 'static {
     /// See [`Moe`].
     fn moe(&mut self, op: &Moe<'_, Self>, scratch: &mut Self::MoeScratch, residual: &mut Self::Tensor);
     /// Logits `head · norm(x[t])` of the positions that the step's rows want: the last of a `Sample` row, all of a `Scores` row.
+    /// Rank 0 gathers all ranks'.
     fn logits(&mut self, x: &Self::Tensor, norm: &Norm<'_, Self::Vector>, head: &Self::Weight);
     /// Chooses a token for each row that wants one, in the order of the step's rows, and keeps it as its slot's last.
+    /// Ranks but 0 keep what rank 0 chose, and give that.
     fn sample(&mut self, rows: &[SampleRow<'_>]) -> Vec<Result<TokenId, RowError>>;
     /// The logits of one `Scores` row of the step (`row` counts the step's rows), `[tokens, vocabulary]`.
     fn scores(&self, row: usize) -> Vec<f32>;

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   device.rs     the trait, and the plain data that crosses it
+//!   collective.rs ranks that compute one model together: exchanges in a fixed order, and failure
 //!   dtype.rs      number formats and their block layouts; dequantisation of a row
 //!   sampling.rs   logits + parameters -> token, a pure function
 //!   mmap.rs       read-only file mappings
@@ -17,6 +18,7 @@
 //!   perf/        how fast and how exact each operation is, beside the machine's ceilings
 //!   golden/       values that gguf and torch computed, for the tests
 //! ```
+pub mod collective;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
@@ -33,6 +35,7 @@ pub mod sampling;
 pub mod socket;
 pub mod thread;
 
+pub use collective::{Alarm, Collective, RankLost};
 pub use device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, PageId, RopeLayout,
     RopeStore, RowError, SampleRow, Shard, Slot, Step, StepKey, StepRow, TensorView, TokenId, TokenSource, Want,

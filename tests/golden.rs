@@ -4,4 +4,5 @@
 mod feed;
 mod mixes;
 mod models;
+mod ranks;
 mod reference;

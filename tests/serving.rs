@@ -48,10 +48,19 @@ fn numbered(stream: usize, max_tokens: usize) -> Value {
 
 #[test]
 fn streams_stay_right_while_clients_leave() {
+    clients_leave(&[]);
+}
+
+#[test]
+fn two_ranks_serve_as_one_does() {
+    clients_leave(&["--tp", "2"]);
+}
+
+fn clients_leave(args: &[&str]) {
     const STREAMS: usize = 64;
     const TOKENS: usize = 160;
     let model = tiny_chat();
-    let server = Server::start(&["--model", &model, "--page-size", "16"]);
+    let server = Server::start(&[&["--model", &model, "--page-size", "16"], args].concat());
     let alone: Vec<String> = (0..STREAMS)
         .map(|i| {
             let (status, answer) = server.post("/v1/chat/completions", &numbered(i, TOKENS));
@@ -128,8 +137,13 @@ fn prometheus_finds_data_for_every_panel() {
 
 #[test]
 fn sigterm_drains() {
+    drains(&[]);
+    drains(&["--tp", "2"]);
+}
+
+fn drains(args: &[&str]) {
     let model = tiny_chat();
-    let server = Server::start(&["--model", &model]);
+    let server = Server::start(&[&["--model", &model], args].concat());
     let mut events = server.stream("/v1/chat/completions", &streamed(numbered(1, 400)));
     assert!(events.next().is_some(), "the first chunk");
     server.signal_term();

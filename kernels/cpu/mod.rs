@@ -13,13 +13,13 @@
 //!   attention/           queries against pages
 //!   measure.rs           what the machine does at most
 //!   moe.rs               mixtures of experts: which tokens each multiplies
+//!   ranks.rs             parts of an operation that other ranks compute
 //! ```
-//!
-//! One process computes the whole model. Ranks on several sockets would join where `matmul_reduce_add` says.
 mod attention;
 mod matmul;
 mod measure;
 mod moe;
+mod ranks;
 mod rope;
 mod rows;
 mod simd;
@@ -29,6 +29,7 @@ mod tensor;
 mod tests;
 mod workers;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use attention::{Attention, Shares};
@@ -36,12 +37,14 @@ pub use matmul::Keep;
 pub use matmul::Weight;
 use matmul::{Arena, Finish, Input, Rows, Target};
 pub use moe::{Experts, MoeScratch};
+use ranks::AddParts;
 use rope::Angles;
 use rows::Gated;
 use simd::Level;
 pub use tensor::Tensor;
 use workers::Workers;
 
+use crate::collective::Collective;
 use crate::device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError,
     SampleRow, Shard, Step, StepKey, TensorView, TokenId,
@@ -79,6 +82,8 @@ pub struct Cpu {
     arena: Arena,
     /// `[wanted, vocabulary]`
     logits: Buffer<f32>,
+    /// Set where this is one rank of several.
+    ranks: Option<Collective>,
 }
 
 impl Cpu {
@@ -108,11 +113,22 @@ impl Cpu {
             shares: Shares::new(),
             arena: Arena::new()?,
             logits: Buffer::zeroed(0, "logits")?,
+            ranks: None,
         })
     }
 
     fn limits(&self) -> Limits {
         self.limits.expect("reserve comes before tensors and steps")
+    }
+
+    /// The rows of the vocabulary that this rank has.
+    fn own_vocabulary(&self) -> Range<usize> {
+        self.ranks.as_ref().map_or(0..self.vocabulary, |ranks| ranks.share(self.vocabulary))
+    }
+
+    /// Whether whole rows of logits come together here.
+    fn has_logits(&self) -> bool {
+        self.ranks.as_ref().is_none_or(|ranks| ranks.rank() == 0)
     }
 }
 
@@ -135,6 +151,10 @@ impl Device for Cpu {
         format!("cpu ({}, {threads} thread{})", self.workers.level.name(), if threads == 1 { "" } else { "s" })
     }
 
+    fn join(&mut self, ranks: Collective) {
+        self.ranks = Some(ranks);
+    }
+
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Weight, DeviceError> {
         Weight::load(parts, shard, self.keep, &mut self.workers)
     }
@@ -153,7 +173,8 @@ impl Device for Cpu {
 
     fn reserve(&mut self, limits: Limits, vocabulary: usize) -> Result<(), DeviceError> {
         const WHAT: &str = "logits";
-        let len = limits.slots.checked_mul(vocabulary);
+        let rows = if self.has_logits() { limits.slots } else { 0 };
+        let len = rows.checked_mul(vocabulary);
         self.logits = Buffer::zeroed(len.ok_or(DeviceError::Memory { what: WHAT, bytes: usize::MAX })?, WHAT)?;
         self.last = vec![0; limits.slots];
         self.limits = Some(limits);
@@ -186,7 +207,7 @@ impl Device for Cpu {
         let limits = self.limits();
         self.staged.stage(step, &limits, self.cache.as_ref().expect("kv_cache comes before steps").shape());
         let needed = self.staged.wanted.len() * self.vocabulary;
-        if self.logits.len() < needed {
+        if self.has_logits() && self.logits.len() < needed {
             // Rows that want the scores of every position: rare, and not known when `reserve` sized the rest.
             self.logits = Buffer::zeroed(needed, "logits").expect("memory for the scores of a step");
         }
@@ -197,20 +218,34 @@ impl Device for Cpu {
     }
 
     fn embed(&mut self, table: &Weight, out: &mut Tensor) {
-        assert_eq!(table.columns, out.width, "an embedding's width");
-        let stride = out.stride;
-        let out = Shared::new(&mut out.values);
-        let (staged, last) = (&self.staged, &self.last);
-        self.workers.run(staged.tokens.len(), |_, t| {
+        let own = self.own_vocabulary();
+        assert_eq!((table.columns, table.rows), (out.width, own.len()), "an embedding's width and tokens");
+        let (stride, columns) = (out.stride, table.columns);
+        let (staged, last, vocabulary) = (&self.staged, &self.last, self.vocabulary);
+        let token = |t: usize| {
             let token = match staged.tokens[t].source {
                 Source::Token(token) => token,
                 Source::Last(slot) => last[slot],
             } as usize;
-            assert!(token < table.rows, "token {token} of a vocabulary of {}", table.rows);
-            // SAFETY: a token's row is its task's alone.
-            let out = unsafe { out.part(t * stride, table.columns) };
-            table.read_row(token, out);
-        });
+            assert!(token < vocabulary, "token {token} of a vocabulary of {vocabulary}");
+            token
+        };
+        let (tokens, workers) = (staged.tokens.len(), &mut self.workers);
+        let mut read_own = |out: &mut [f32]| {
+            let out = Shared::new(out);
+            workers.run(tokens, |_, t| {
+                let token = token(t);
+                if own.contains(&token) {
+                    // SAFETY: a token's row is its task's alone.
+                    let out = unsafe { out.part(t * stride, columns) };
+                    table.read_row(token - own.start, out);
+                }
+            });
+        };
+        let Some(ranks) = &mut self.ranks else { return read_own(&mut out.values) };
+        let mut part = ranks.begin(tokens * stride);
+        read_own(&mut part);
+        ranks::pick_rows(&part.publish(), vocabulary, token, (out, tokens), workers);
     }
 
     fn norm_matmul(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, w: &Weight, out: &mut Tensor) {
@@ -254,16 +289,17 @@ impl Device for Cpu {
 
     fn matmul_reduce_add(&mut self, x: &Tensor, w: &Weight, bias: Option<&Vector>, residual: &mut Tensor) {
         assert_eq!((w.columns, w.rows), (x.width, residual.width), "a weight between these widths");
-        let rows = Rows::First(self.staged.tokens.len());
-        let finish = Finish::Add(bias.map(|bias| &bias.0[..]));
-        let to = Target { out: &mut residual.values, stride: residual.stride, rows, finish };
-        matmul::multiply(
-            &mut self.workers,
-            &mut self.arena,
-            w,
-            Input { x: &x.values, stride: x.stride, rows, norm: None },
-            to,
-        );
+        let (m, bias, workers, arena) =
+            (self.staged.tokens.len(), bias.map(|bias| &bias.0[..]), &mut self.workers, &mut self.arena);
+        let (rows, stride) = (Rows::First(m), residual.stride);
+        let x = Input { x: &x.values, stride: x.stride, rows, norm: None };
+        let Some(ranks) = &mut self.ranks else {
+            let to = Target { out: &mut residual.values, stride, rows, finish: Finish::Add(bias) };
+            return matmul::multiply(workers, arena, w, x, to);
+        };
+        let mut part = ranks.begin(m * stride);
+        matmul::multiply(workers, arena, w, x, Target { out: &mut part, stride, rows, finish: Finish::Store });
+        AddParts { parts: part.publish(), bias, tokens: m }.run(residual, workers);
     }
 
     fn moe(&mut self, op: &Moe<'_, Self>, scratch: &mut MoeScratch, residual: &mut Tensor) {
@@ -271,16 +307,28 @@ impl Device for Cpu {
     }
 
     fn logits(&mut self, x: &Tensor, norm: &Norm<'_, Vector>, head: &Weight) {
-        assert_eq!((head.columns, head.rows), (x.width, self.vocabulary), "a head between these widths");
-        let wanted = &self.staged.wanted;
-        let input =
-            Input { x: &x.values, stride: x.stride, rows: Rows::These(wanted), norm: Some((&norm.weight.0, norm.eps)) };
-        let rows = Rows::First(wanted.len());
-        let to = Target { out: &mut self.logits, stride: self.vocabulary, rows, finish: Finish::Store };
-        matmul::multiply(&mut self.workers, &mut self.arena, head, input, to);
+        let (own, leads) = (self.own_vocabulary().len(), self.has_logits());
+        assert_eq!((head.columns, head.rows), (x.width, own), "a head between these widths");
+        let (wanted, workers, arena) = (&self.staged.wanted, &mut self.workers, &mut self.arena);
+        let norm = Some((&norm.weight.0[..], norm.eps));
+        let x = Input { x: &x.values, stride: x.stride, rows: Rows::These(wanted), norm };
+        let (m, rows, finish) = (wanted.len(), Rows::First(wanted.len()), Finish::Store);
+        let Some(ranks) = &mut self.ranks else {
+            let to = Target { out: &mut self.logits, stride: own, rows, finish };
+            return matmul::multiply(workers, arena, head, x, to);
+        };
+        let mut part = ranks.begin(m * own);
+        matmul::multiply(workers, arena, head, x, Target { out: &mut part, stride: own, rows, finish });
+        let parts = part.publish();
+        if leads {
+            ranks::join_logits(&parts, self.vocabulary, m, &mut self.logits, workers);
+        }
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>]) -> Vec<Result<TokenId, RowError>> {
+        if let Some(ranks) = self.ranks.as_mut().filter(|ranks| ranks.rank() > 0) {
+            return host::follow(ranks, rows, &mut self.last);
+        }
         let at: Vec<usize> = self.staged.sampled().collect();
         assert_eq!(at.len(), rows.len(), "one sampling row for each row that wants any");
         let mut sampled = vec![Ok(0); rows.len()];
@@ -294,6 +342,9 @@ impl Device for Cpu {
         });
         for (row, token) in rows.iter().zip(&sampled) {
             self.last[row.slot.0 as usize] = *token.as_ref().unwrap_or(&0);
+        }
+        if let Some(ranks) = &mut self.ranks {
+            host::lead(ranks, rows, &self.last);
         }
         sampled
     }

@@ -9,6 +9,7 @@
 //!   token of each pair     0 4 7 | 4 | 0 9 | …         `token_of`; the other way, `row_of[token][j]`
 //! ```
 use super::matmul::{Finish, Input, Keep, Rows, Target, Weight, multiply};
+use super::ranks::AddParts;
 use super::rows::Gated;
 use super::simd::{Wide, WideKernel, padded};
 use super::workers::Workers;
@@ -178,19 +179,35 @@ impl Cpu {
     fn combine(&mut self, s: &MoeScratch, residual: &mut Tensor) {
         let MoeShape { per_token, width, .. } = s.shape;
         let stride = padded(width);
-        let (level, tokens) = (self.workers.level, self.staged.tokens.len());
-        let residual = Shared::new(&mut residual.values);
-        self.workers.run(tokens.div_ceil(ROWS_A_TASK), |scratch, task| {
-            let [sum] = scratch.slices([width]);
+        let (tokens, workers) = (self.staged.tokens.len(), &mut self.workers);
+        let level = workers.level;
+        let sum_of = |t: usize, sum: &mut [f32]| {
+            let pairs = t * per_token..(t + 1) * per_token;
+            let (rows, weights) = (&s.row_of[pairs.clone()], &s.weights[pairs]);
+            level.run(Combine { values: &s.wide, stride, rows, weights, sum });
+        };
+        let Some(ranks) = &mut self.ranks else {
+            let residual = Shared::new(&mut residual.values);
+            return workers.run(tokens.div_ceil(ROWS_A_TASK), |scratch, task| {
+                let [sum] = scratch.slices([width]);
+                for t in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(tokens) {
+                    sum_of(t, &mut sum[..width]);
+                    // SAFETY: each token is in one task.
+                    let residual = unsafe { residual.part(t * stride, width) };
+                    residual.iter_mut().zip(&*sum).for_each(|(r, sum)| *r += sum);
+                }
+            });
+        };
+        // Each rank has some columns of every expert: what it adds up is a part of the sum.
+        let mut part = ranks.begin(tokens * stride);
+        let sums = Shared::new(&mut part);
+        workers.run(tokens.div_ceil(ROWS_A_TASK), |_, task| {
             for t in task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(tokens) {
                 // SAFETY: each token is in one task.
-                let residual = unsafe { residual.part(t * stride, width) };
-                let pairs = t * per_token..(t + 1) * per_token;
-                let (rows, weights) = (&s.row_of[pairs.clone()], &s.weights[pairs]);
-                level.run(Combine { values: &s.wide, stride, rows, weights, sum: &mut sum[..width] });
-                residual.iter_mut().zip(&*sum).for_each(|(r, sum)| *r += sum);
+                sum_of(t, unsafe { sums.part(t * stride, width) });
             }
         });
+        AddParts { parts: part.publish(), bias: None, tokens }.run(residual, workers);
     }
 }
 

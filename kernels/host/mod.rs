@@ -1,14 +1,17 @@
-//! What devices whose memory is the host's share: buffers, the cutting of tensors, a staged step, the K/V cache.
+//! What devices whose memory is the host's share: buffers, the cutting of tensors, a staged step, the K/V cache,
+//! the tokens that ranks tell each other.
 //!
 //! Knows layouts and bounds; does not compute.
 mod buffer;
 mod kv;
 mod parts;
+mod ranks;
 mod shared;
 mod step;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use kv::{KvCache, Place, RowLayout, page_bytes};
 pub(crate) use parts::{PartView, stack, stack_vectors, views};
+pub(crate) use ranks::{follow, lead};
 pub(crate) use shared::Shared;
 pub(crate) use step::{Source, Staged};

@@ -1,4 +1,5 @@
 //! A checkpoint's tensors into what one rank keeps: checked, cut to its shard, copied once, still in their stored format.
+use crate::collective;
 use crate::device::{DeviceError, Shard, TensorView};
 use crate::dtype::{DType, dequantize_row};
 
@@ -89,7 +90,7 @@ pub(crate) fn stack_vectors(parts: &[TensorView<'_>], shard: Shard) -> Result<Ve
         check_data(view, 1, len)?;
         let (at, keep) = match shard {
             Shard::Whole => (0, len),
-            Shard::Rows { rank, of } => share(view, len, rank, of, "elements")?,
+            Shard::Rows { rank, of } => share(view, len, rank, of)?,
             Shard::Columns { .. } => return Err(bad(view, "a vector has no columns to cut".into())),
         };
         let mut whole = vec![0.0; len];
@@ -109,11 +110,14 @@ fn cut<'a>(view: &TensorView<'a>, shard: Shard) -> Result<PartView<'a>, DeviceEr
     match shard {
         Shard::Whole => Ok(PartView { dtype, rows, columns, data, stride, row_bytes: stride }),
         Shard::Rows { rank, of } => {
-            let (at, rows) = share(view, rows, rank, of, "rows")?;
+            let (at, rows) = share(view, rows, rank, of)?;
             Ok(PartView { dtype, rows, columns, data: &data[at * stride..], stride, row_bytes: stride })
         }
         Shard::Columns { rank, of } => {
-            let (at, columns) = share(view, columns, rank, of, "columns")?;
+            if !columns.is_multiple_of(of) {
+                return Err(bad(view, format!("{columns} columns do not divide among {of} ranks")));
+            }
+            let (at, columns) = share(view, columns, rank, of)?;
             let (Some(at), Some(row_bytes)) = (dtype.row_bytes(at), dtype.row_bytes(columns)) else {
                 let why = format!(
                     "{columns} columns a rank (of {of}) cut inside a block of {} elements of {dtype}",
@@ -127,18 +131,12 @@ fn cut<'a>(view: &TensorView<'a>, shard: Shard) -> Result<PartView<'a>, DeviceEr
 }
 
 /// Where a rank's share starts and how long it is.
-fn share(
-    view: &TensorView<'_>,
-    whole: usize,
-    rank: usize,
-    of: usize,
-    what: &str,
-) -> Result<(usize, usize), DeviceError> {
-    assert!(rank < of, "rank {rank} of {of}");
-    if !whole.is_multiple_of(of) {
-        return Err(bad(view, format!("{whole} {what} do not divide among {of} ranks")));
+fn share(view: &TensorView<'_>, whole: usize, rank: usize, of: usize) -> Result<(usize, usize), DeviceError> {
+    let share = collective::share(whole, rank, of);
+    match share.len() {
+        0 => Err(bad(view, format!("shape {:?} has nothing for rank {rank} of {of}", view.shape))),
+        len => Ok((share.start, len)),
     }
-    Ok((rank * (whole / of), whole / of))
 }
 
 /// Bytes a row, where the data are as long as the shape says and nothing is empty.
@@ -185,6 +183,9 @@ mod tests {
         let columns = stack(&[part], Shard::Columns { rank: 2, of: 3 }).unwrap();
         assert_eq!((columns[0].rows, columns[0].columns), (4, 2));
         assert_eq!(columns[0].row(3), &bytes[3 * 24 + 16..4 * 24]);
+        let rows = |rank| stack(&[view(DType::F32, &[4, 6], &bytes)], Shard::Rows { rank, of: 3 }).unwrap().remove(0);
+        assert_eq!([0, 1, 2].map(|rank| rows(rank).rows), [1, 1, 2], "a vocabulary need not divide");
+        assert_eq!(rows(2).row(0), &bytes[2 * 24..3 * 24]);
         let vector = view(DType::F32, &[24], &bytes);
         let third = stack_vectors(&[vector.clone(), vector], Shard::Rows { rank: 1, of: 3 }).unwrap();
         assert_eq!(third[..9], [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 8.0]);
@@ -197,7 +198,8 @@ mod tests {
         let said = |parts: &[TensorView<'_>], shard| stack(parts, shard).unwrap_err().to_string();
         let cut = said(std::slice::from_ref(&q), Shard::Columns { rank: 0, of: 2 });
         assert!(cut.contains("blk.0.w") && cut.contains("inside a block of 32"), "{cut}");
-        assert!(said(std::slice::from_ref(&q), Shard::Rows { rank: 0, of: 4 }).contains("do not divide"));
+        assert!(said(std::slice::from_ref(&q), Shard::Columns { rank: 0, of: 5 }).contains("do not divide"));
+        assert!(said(std::slice::from_ref(&q), Shard::Rows { rank: 0, of: 4 }).contains("nothing for rank 0 of 4"));
         assert!(said(&[view(DType::Q4_1, &[2, 95], &data)], Shard::Whole).contains("whole blocks"));
         assert!(said(&[view(DType::Q4_1, &[3, 96], &data)], Shard::Whole).contains("120 bytes"));
         assert!(said(&[view(DType::Q4_1, &[192], &data)], Shard::Whole).contains("two dimensions"));

@@ -5,6 +5,7 @@ mod moe;
 #[cfg(test)]
 mod tests;
 
+use crate::collective::{Collective, share};
 use crate::device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeLayout, RopeStore,
     RowError, SampleRow, Shard, Step, StepKey, TensorView, TokenId,
@@ -48,6 +49,8 @@ pub struct Reference {
     vocabulary: usize,
     /// `[wanted, vocabulary]`
     logits: Vec<f32>,
+    /// Set where this is one rank of several.
+    ranks: Option<Collective>,
 }
 
 impl Reference {
@@ -61,11 +64,17 @@ impl Reference {
             last: Vec::new(),
             vocabulary: 0,
             logits: Vec::new(),
+            ranks: None,
         }
     }
 
     fn cache(&self) -> &KvCache {
         self.cache.as_ref().expect("kv_cache comes before steps")
+    }
+
+    /// The rows of the vocabulary that this rank has.
+    fn own_vocabulary(&self) -> std::ops::Range<usize> {
+        self.ranks.as_ref().map_or(0..self.vocabulary, |ranks| ranks.share(self.vocabulary))
     }
 
     fn place(&self, layer: usize, row: usize, position: usize) -> Place {
@@ -141,6 +150,10 @@ impl Device for Reference {
         "reference (plain loops)".into()
     }
 
+    fn join(&mut self, ranks: Collective) {
+        self.ranks = Some(ranks);
+    }
+
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Matrix, DeviceError> {
         let parts = host::stack(parts, shard)?;
         let columns = parts[0].columns;
@@ -206,13 +219,22 @@ impl Device for Reference {
 
     fn embed(&mut self, table: &Matrix, out: &mut Tensor) {
         assert_eq!(table.columns, out.width);
+        let own = self.own_vocabulary();
         for (t, token) in self.staged.tokens.iter().enumerate() {
             let token = match token.source {
                 Source::Token(token) => token,
                 Source::Last(slot) => self.last[slot],
             } as usize;
-            assert!(token < table.rows, "token {token} of a vocabulary of {}", table.rows);
-            out.row_mut(t).copy_from_slice(&table.values[token * table.columns..][..table.columns]);
+            assert!(token < self.vocabulary, "token {token} of a vocabulary of {}", self.vocabulary);
+            // What another rank has is a zero here: the sum is exact.
+            out.row_mut(t).fill(0.0);
+            if own.contains(&token) {
+                let row = &table.values[(token - own.start) * table.columns..][..table.columns];
+                out.row_mut(t).copy_from_slice(row);
+            }
+        }
+        if let Some(ranks) = &mut self.ranks {
+            ranks.all_reduce_sum(&mut out.values[..self.staged.tokens.len() * out.width]);
         }
     }
 
@@ -285,7 +307,10 @@ impl Device for Reference {
 
     fn matmul_reduce_add(&mut self, x: &Tensor, w: &Matrix, bias: Option<&Vec<f32>>, residual: &mut Tensor) {
         for t in 0..self.staged.tokens.len() {
-            let product = multiply(w, x.row(t));
+            let mut product = multiply(w, x.row(t));
+            if let Some(ranks) = &mut self.ranks {
+                ranks.all_reduce_sum(&mut product);
+            }
             for (i, (r, y)) in residual.row_mut(t).iter_mut().zip(product).enumerate() {
                 *r += y + bias.map_or(0.0, |bias| bias[i]);
             }
@@ -294,25 +319,45 @@ impl Device for Reference {
 
     fn moe(&mut self, op: &Moe<'_, Self>, _: &mut (), residual: &mut Tensor) {
         for t in 0..self.staged.tokens.len() {
-            moe::add(op, residual.row_mut(t));
+            let mut sum = moe::mix(op, residual.row(t));
+            if let Some(ranks) = &mut self.ranks {
+                ranks.all_reduce_sum(&mut sum);
+            }
+            residual.row_mut(t).iter_mut().zip(sum).for_each(|(r, sum)| *r += sum);
         }
     }
 
     fn logits(&mut self, x: &Tensor, norm: &Norm<'_, Vec<f32>>, head: &Matrix) {
-        assert_eq!(head.rows, self.vocabulary);
+        assert_eq!(head.rows, self.own_vocabulary().len());
         let wanted = self.staged.wanted.iter();
         self.logits = wanted.flat_map(|&t| multiply(head, &rms_norm(x.row(t), norm.weight, norm.eps))).collect();
+        if let Some(ranks) = &mut self.ranks {
+            let parts = ranks.all_gather(&self.logits);
+            let row = |i: usize, rank: usize| {
+                let len = share(self.vocabulary, rank, parts.ranks()).len();
+                &parts.of(rank)[i * len..][..len]
+            };
+            let rows =
+                (0..self.staged.wanted.len()).flat_map(|i| (0..parts.ranks()).flat_map(move |rank| row(i, rank)));
+            self.logits = rows.copied().collect();
+        }
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>]) -> Vec<Result<TokenId, RowError>> {
         let at: Vec<usize> = self.staged.sampled().collect();
         assert_eq!(at.len(), rows.len(), "one sampling row for each row that wants any");
+        if let Some(ranks) = self.ranks.as_mut().filter(|ranks| ranks.rank() > 0) {
+            return host::follow(ranks, rows, &mut self.last);
+        }
         let mut sampled = Vec::with_capacity(rows.len());
         for (row, at) in rows.iter().zip(at) {
             let logits = &self.logits[at * self.vocabulary..][..self.vocabulary];
             let token = sampling::sample(logits, row.sampling, row.position);
             self.last[row.slot.0 as usize] = *token.as_ref().unwrap_or(&0);
             sampled.push(token);
+        }
+        if let Some(ranks) = &mut self.ranks {
+            host::lead(ranks, rows, &self.last);
         }
         sampled
     }

@@ -2,8 +2,8 @@
 use super::{Matrix, Reference, activate, multiply, rms_norm};
 use crate::device::Moe;
 
-/// Adds the experts' weighted sum to the token's residual.
-pub(super) fn add(op: &Moe<'_, Reference>, residual: &mut [f32]) {
+/// The experts' weighted sum for a token, of the columns that this rank has.
+pub(super) fn mix(op: &Moe<'_, Reference>, residual: &[f32]) -> Vec<f32> {
     let normed = rms_norm(residual, op.norm.weight, op.norm.eps);
     let mut sum = vec![0.0f64; residual.len()];
     for (expert, weight) in choose(&multiply(op.router, &normed), op.per_token, op.normalise) {
@@ -12,9 +12,7 @@ pub(super) fn add(op: &Moe<'_, Reference>, residual: &mut [f32]) {
             *sum += f64::from(weight) * f64::from(y);
         }
     }
-    for (r, sum) in residual.iter_mut().zip(sum) {
-        *r += sum as f32;
-    }
+    sum.into_iter().map(|sum| sum as f32).collect()
 }
 
 fn mlp(op: &Moe<'_, Reference>, gate_up: &Matrix, down: &Matrix, x: &[f32]) -> Vec<f32> {

@@ -1,5 +1,6 @@
 //! A tensor as a checkpoint lends it.
 use std::borrow::Cow;
+use std::ops::Range;
 
 use minisgl_kernels::{DType, TensorView};
 
@@ -20,6 +21,20 @@ impl Tensor<'_> {
     /// What a device loads.
     pub fn view(&self) -> TensorView<'_> {
         TensorView { name: &self.name, dtype: self.dtype, shape: &self.shape, data: &self.data }
+    }
+
+    /// Some of its rows: of a matrix, or of a vector of numbers that are not in blocks.
+    ///
+    /// # Panics
+    /// Where there are no such rows, or a vector is in blocks, which may be cut anywhere.
+    pub fn rows(&self, rows: Range<usize>) -> Tensor<'_> {
+        let all = self.shape[0];
+        assert!(rows.end <= all && rows.start <= rows.end, "rows {rows:?} of {all}");
+        let bytes = self.data.len() / all;
+        assert_eq!(bytes * all, self.data.len(), "'{}' has rows that are not whole blocks", self.name);
+        let data = Cow::Borrowed(&self.data[rows.start * bytes..rows.end * bytes]);
+        let shape = [&[rows.len()], &self.shape[1..]].concat();
+        Tensor { name: self.name.clone(), dtype: self.dtype, shape, data }
     }
 }
 

@@ -15,18 +15,20 @@ const ACTIVATIONS_SHARE: usize = 4;
 pub(super) struct Memory {
     /// Bytes, after the weights.
     pub(super) available: usize,
-    /// Bytes of K/V a page.
+    /// Bytes of K/V a page, of all ranks together.
     pub(super) page_bytes: usize,
+    /// Ranks that share this memory.
+    pub(super) ranks: usize,
 }
 
-/// Decides what the engine holds.
+/// Decides what the engine holds; `spec` is one rank's.
 pub(super) fn plan(spec: &DecoderSpec, settings: &EngineSettings, memory: Memory) -> Result<Capacity, LoadError> {
     let context = context(spec, settings)?;
     let slots = settings.max_running_requests;
     let page_size = settings.page_size;
     assert!(slots > 0 && page_size > 0, "settings are checked where they are read");
 
-    let (batch_tokens, activation_bytes) = batch_tokens(spec, settings, context, memory.available)?;
+    let (batch_tokens, activation_bytes) = batch_tokens(spec, settings, context, memory)?;
     let left = memory.available.saturating_sub(activation_bytes);
     // Every sequence at its longest: n tokens need n - 1 places. More pages than that are never in use.
     let useful = slots.saturating_mul((context - 1).max(1).div_ceil(page_size)).min(u32::MAX as usize);
@@ -92,12 +94,15 @@ fn batch_tokens(
     spec: &DecoderSpec,
     settings: &EngineSettings,
     context: usize,
-    available: usize,
+    memory: Memory,
 ) -> Result<(usize, usize), LoadError> {
+    let Memory { available, ranks, .. } = memory;
     let slots = settings.max_running_requests;
     let f32_bytes = size_of::<f32>();
-    let token_bytes = spec.activation_width() * f32_bytes;
-    let logits_bytes = slots.saturating_mul(spec.vocab_size * f32_bytes);
+    // Of several ranks each has a part of a sum as wide as the residual stream, and of the logits before they are gathered.
+    let (parts_width, logits) = if ranks > 1 { (spec.hidden_size, 2) } else { (0, 1) };
+    let token_bytes = ranks * (spec.activation_width() + parts_width) * f32_bytes;
+    let logits_bytes = slots.saturating_mul(logits * spec.vocab_size * f32_bytes);
     // A decode row for every slot always fits; more tokens than all sequences together never come.
     let wanted = settings.max_prefill_length.min(slots.saturating_mul(context)).max(slots);
     let room = (available / ACTIVATIONS_SHARE).saturating_sub(logits_bytes) / token_bytes;
@@ -145,7 +150,7 @@ mod tests {
     }
 
     fn planned(settings: &EngineSettings, available: usize) -> Result<Capacity, LoadError> {
-        plan(&spec(), settings, Memory { available, page_bytes: 1 << 20 })
+        plan(&spec(), settings, Memory { available, page_bytes: 1 << 20, ranks: 1 })
     }
 
     #[test]
@@ -158,6 +163,19 @@ mod tests {
 
         let small = EngineSettings { max_prefill_length: 1, ..settings() };
         assert_eq!(planned(&small, 100 * GIB).unwrap().batch_tokens, 4, "a decode row a slot");
+    }
+
+    #[test]
+    fn all_ranks_count() {
+        let most = |ranks| {
+            let settings = EngineSettings { max_prefill_length: 1 << 20, max_running_requests: 64, ..settings() };
+            let part = spec().of_rank(crate::models::Rank { rank: 0, of: ranks }).unwrap();
+            plan(&part, &settings, Memory { available: 64 << 20, page_bytes: 1 << 10, ranks }).unwrap().batch_tokens
+        };
+        // A quarter of 64 MiB, for the logits of 64 sequences and what a token takes.
+        let (logits, alone, half) = (64 * 128, 64 + 256 + 128 + 3 * 96, 64 + 128 + 64 + 3 * 48);
+        assert_eq!(most(1), ((4 << 20) - logits) / alone);
+        assert_eq!(most(2), ((4 << 20) - 2 * logits) / (2 * (half + 64)));
     }
 
     #[test]

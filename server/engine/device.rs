@@ -1,13 +1,16 @@
-//! Runs any device: a rank's thread, which owns device and model, and the [`ModelRunner`] that feeds it.
+//! Runs any device: the ranks' threads, each of which owns a device and its part of the model, and the [`ModelRunner`] that
+//! feeds them.
 //!
-//! Knows nothing of who made a batch. A panic in the thread ends the engine with an error; nobody waits for the dead.
+//! Every rank runs every batch; what passes between them is the devices' business. Rank 0 has the batches from outside, hands
+//! them on, and answers for all. Knows nothing of who made a batch. A panic in any of the threads ends the engine with that
+//! panic's words; nobody waits for the dead.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError, Sender};
-use minisgl_kernels::{Device, Step, StepKey, StepRow, TokenSource};
+use minisgl_kernels::{Alarm, Device, RankLost, RowError, Step, StepKey, StepRow, TokenId, TokenSource};
 
 use super::sampling::{Samplers, outputs};
 use super::slots::Slots;
@@ -33,9 +36,22 @@ impl<D: Device> RankState<D> {
         Self { device, decoder, activations, capacity, slots, samplers }
     }
 
-    /// Computes a batch. Panics on one that breaks its promises.
+    /// Makes this rank alone refuse larger batches.
+    #[cfg(test)]
+    pub(super) fn break_beyond(&mut self, tokens: usize) {
+        self.capacity.batch_tokens = tokens;
+    }
+
+    /// Computes a batch and reads its results, as rank 0 alone can.
     fn run(&mut self, batch: &Batch) -> BatchOutput {
         let started = Instant::now();
+        let tokens = self.compute(batch);
+        let rows = outputs(batch, tokens, |row| self.device.scores(row));
+        BatchOutput { rows, elapsed: started.elapsed() }
+    }
+
+    /// Computes a batch to the tokens sampled, an entry for each row that wants one. Panics on one that breaks its promises.
+    fn compute(&mut self, batch: &Batch) -> Vec<Result<TokenId, RowError>> {
         self.check(batch);
         self.slots.apply(batch);
         self.samplers.apply(batch);
@@ -45,9 +61,7 @@ impl<D: Device> RankState<D> {
         let key = StepKey { tokens: batch.tokens(), rows: rows.len() };
         let (decoder, activations) = (&self.decoder, &mut self.activations);
         self.device.step(key, &mut |device| decoder.forward(device, activations));
-        let tokens = self.device.sample(&self.samplers.rows(batch));
-        let rows = outputs(batch, tokens, |row| self.device.scores(row));
-        BatchOutput { rows, elapsed: started.elapsed() }
+        self.device.sample(&self.samplers.rows(batch))
     }
 
     fn check(&self, batch: &Batch) {
@@ -76,48 +90,97 @@ fn step_row<'a>(row: &'a Row, slots: &'a Slots) -> StepRow<'a> {
     StepRow { slot: row.slot, start: row.start, tokens, pages: slots.pages(row.slot), want: row.want }
 }
 
-/// A rank's thread, seen from outside.
+/// The ranks, seen from outside.
 pub(super) struct DeviceRunner {
     capacity: Capacity,
     device: String,
-    /// `None` once it is being dropped, which ends the thread.
+    /// `None` once it is being dropped, which ends the threads.
     batches: Option<Sender<Batch>>,
     outputs: Receiver<BatchOutput>,
-    /// Set before the thread drops its ends.
+    /// Set before a thread drops its ends.
     failure: Arc<OnceLock<EngineError>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Makes one rank's panic the engine's end.
+struct Guard {
+    rank: usize,
+    of: usize,
+    failure: Arc<OnceLock<EngineError>>,
+    /// Where there are other ranks, which would wait.
+    alarm: Option<Alarm>,
+}
+
+impl Guard {
+    /// What `run` gives, or `None` where this rank has ended: by a panic, or because another had.
+    fn run<T>(&self, run: impl FnOnce() -> T) -> Option<T> {
+        let panic = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(output) => return Some(output),
+            Err(panic) => panic,
+        };
+        if !panic.is::<RankLost>() {
+            let words = words(panic.as_ref());
+            let why = match self.of {
+                1 => format!("its rank panicked: {words}"),
+                of => format!("rank {} of {of} panicked: {words}", self.rank),
+            };
+            // In this order: whoever the alarm ends finds the words.
+            let _ = self.failure.set(EngineError(why.clone()));
+            self.alarm.iter().for_each(|alarm| alarm.ring(&why));
+        }
+        None
+    }
 }
 
 impl DeviceRunner {
-    /// Starts the rank's thread.
-    pub(super) fn start<D: Device>(mut rank: RankState<D>) -> Self {
-        let (capacity, device) = (rank.capacity, rank.device.name());
-        let (to_rank, batches) = flume::bounded::<Batch>(BATCHES_OUT);
+    /// Starts the threads of all ranks, in order; `alarm` is that of their collective, where they are several.
+    pub(super) fn start<D: Device>(ranks: Vec<RankState<D>>, alarm: Option<Alarm>) -> Self {
+        let (capacity, of, mut device) = (ranks[0].capacity, ranks.len(), ranks[0].device.name());
+        if of > 1 {
+            device = format!("{of} ranks of {device}");
+        }
+        let (to_first, batches) = flume::bounded::<Batch>(BATCHES_OUT);
         let (to_caller, outputs) = flume::bounded(BATCHES_OUT);
         let failure = Arc::new(OnceLock::new());
-        let failed = Arc::clone(&failure);
-        let run = move || {
-            for batch in &batches {
-                match catch_unwind(AssertUnwindSafe(|| rank.run(&batch))) {
-                    Ok(output) => {
-                        if to_caller.send(output).is_err() {
-                            return; // nobody collects any more
-                        }
-                    }
-                    Err(panic) => {
-                        let _ = failed.set(EngineError(format!("its rank panicked: {}", words(panic.as_ref()))));
+        let guard = |rank| Guard { rank, of, failure: Arc::clone(&failure), alarm: alarm.clone() };
+
+        let mut ranks = ranks.into_iter();
+        let mut first = ranks.next().expect("one rank at least");
+        let (mut followers, mut threads) = (Vec::new(), Vec::new());
+        for (mut state, rank) in ranks.zip(1..) {
+            let (to_rank, batches) = flume::bounded::<Arc<Batch>>(BATCHES_OUT);
+            let guard = guard(rank);
+            followers.push(to_rank);
+            threads.push(spawn(rank, move || {
+                for batch in &batches {
+                    if guard.run(|| state.compute(&batch)).is_none() {
                         return;
                     }
                 }
+            }));
+        }
+        let guard = guard(0);
+        threads.push(spawn(0, move || {
+            for batch in &batches {
+                let batch = Arc::new(batch);
+                // One that is gone has rung the alarm, which the first exchange hears.
+                followers.iter().for_each(|rank| drop(rank.send(Arc::clone(&batch))));
+                let Some(output) = guard.run(|| first.run(&batch)) else { return };
+                if to_caller.send(output).is_err() {
+                    return; // nobody collects any more
+                }
             }
-        };
-        let thread = std::thread::Builder::new().name("engine-rank-0".to_owned()).spawn(run).expect("a thread starts");
-        Self { capacity, device, batches: Some(to_rank), outputs, failure, thread: Some(thread) }
+        }));
+        Self { capacity, device, batches: Some(to_first), outputs, failure, threads }
     }
 
     fn failure(&self) -> EngineError {
         self.failure.get().cloned().unwrap_or_else(|| EngineError("its rank is gone".to_owned()))
     }
+}
+
+fn spawn(rank: usize, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(format!("engine-rank-{rank}")).spawn(run).expect("a thread starts")
 }
 
 /// What a panic said.
@@ -154,10 +217,10 @@ impl ModelRunner for DeviceRunner {
 
 impl Drop for DeviceRunner {
     fn drop(&mut self) {
-        // The thread ends when its queue does; an output that nobody takes must not hold it up.
+        // A thread ends when its queue does; an output that nobody takes must not hold it up.
         self.batches = None;
         while self.outputs.recv().is_ok() {}
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

@@ -3,7 +3,7 @@
 //! Owns devices, ranks and what is kept by slot. Knows nothing of requests, text or the scheduler.
 //!
 //! ```text
-//!   capacity.rs  what fits: pages, slots, tokens a batch     device.rs   runs any Device in a thread of its own
+//!   capacity.rs  what fits: pages, slots, tokens a batch     device.rs   runs any Device, a rank a thread
 //!   slots.rs     page tables, mirrored by slot                sampling.rs what is kept to sample, by slot
 //!   sim.rs       no device: answers when GPUs would
 //! ```
@@ -17,13 +17,13 @@ use minisgl_checkpoint::Checkpoint;
 use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings, KvCacheDType, Quantize};
 use minisgl_kernels::cpu::{Cpu, CpuOptions, Keep};
 use minisgl_kernels::reference::Reference;
-use minisgl_kernels::{DType, Device, DeviceError, KvFormat, Limits, TokenId};
+use minisgl_kernels::{Alarm, Collective, DType, Device, DeviceError, KvFormat, Limits, TokenId};
 
 use self::capacity::Memory;
 use self::device::{DeviceRunner, RankState};
 use self::sim::{SimRunner, Simulation};
 use crate::batch::ModelRunner;
-use crate::models::{Activations, Decoder, ModelError, Rank};
+use crate::models::{Activations, Decoder, DecoderSpec, ModelError, Rank};
 
 /// What an engine is made from.
 pub struct EngineOptions<'a> {
@@ -68,7 +68,7 @@ pub enum LoadError {
     Memory(String),
 }
 
-/// Loads the model onto the device that the settings name, and starts its rank.
+/// Loads the model onto the device that the settings name, and starts its ranks.
 pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadError> {
     let settings = options.settings;
     let keep = keep(settings)?;
@@ -77,14 +77,13 @@ pub fn load(options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadErro
         let simulation = Simulation::new(settings, Some(checkpoint.config()), vocabulary.ids)?;
         return Ok(Box::new(SimRunner::new(simulation, &vocabulary)?));
     }
-    if let Some(ranks) = settings.tensor_parallel_size.filter(|ranks| *ranks != 1) {
-        let why = format!("{ranks} ranks: a CPU runs one");
-        return Err(LoadError::Setting { flag: "tensor-parallel-size", why });
-    }
     let kv_format = kv_format(settings);
     match settings.device {
-        DeviceKind::Cpu => start(Cpu::new(CpuOptions { threads: settings.threads, keep, kv_format })?, options),
-        DeviceKind::Reference => start(Reference::new(kv_format), options),
+        DeviceKind::Cpu => {
+            let threads = threads_a_rank(settings.threads, ranks(settings));
+            start(|| Cpu::new(CpuOptions { threads, keep, kv_format }), options)
+        }
+        DeviceKind::Reference => start(|| Ok(Reference::new(kv_format)), options),
         DeviceKind::Sim => unreachable!("it has left above"),
     }
 }
@@ -119,29 +118,104 @@ fn keep(settings: &EngineSettings) -> Result<Keep, LoadError> {
     }
 }
 
-/// Weights first, then what else fits beside them.
-fn start<D: Device>(mut device: D, options: EngineOptions<'_>) -> Result<Box<dyn ModelRunner>, LoadError> {
-    let (weights, available) = (options.checkpoint.weight_bytes(), device.available_memory());
-    let weights = usize::try_from(weights).unwrap_or(usize::MAX);
-    if weights > available {
-        let why = format!(
-            "the weights take {}, and {} of memory are available",
-            capacity::readable(weights),
-            capacity::readable(available)
-        );
-        return Err(LoadError::Memory(why));
+/// Ranks that share the model.
+fn ranks(settings: &EngineSettings) -> usize {
+    settings.tensor_parallel_size.unwrap_or(1)
+}
+
+/// Each rank's part of the threads asked for; 0 is the device's own choice, which for one of several ranks would be too many.
+fn threads_a_rank(threads: usize, ranks: usize) -> usize {
+    match (threads, ranks) {
+        (threads, 1) => threads,
+        (0, ranks) => (std::thread::available_parallelism().map_or(1, |n| n.get()) / ranks).max(1),
+        (threads, ranks) => (threads / ranks).max(1),
     }
-    let decoder = Decoder::load(&mut device, options.checkpoint, Rank::SOLE, options.progress)?;
+}
+
+/// Loads and starts all ranks.
+fn start<D: Device>(
+    device: impl Fn() -> Result<D, DeviceError>,
+    options: EngineOptions<'_>,
+) -> Result<Box<dyn ModelRunner>, LoadError> {
+    let (ranks, alarm) = load_engine(device, options)?;
+    Ok(Box::new(DeviceRunner::start(ranks, alarm)))
+}
+
+/// Weights first, then what else fits beside them. The alarm is the ranks', where they are several.
+fn load_engine<D: Device>(
+    device: impl Fn() -> Result<D, DeviceError>,
+    options: EngineOptions<'_>,
+) -> Result<(Vec<RankState<D>>, Option<Alarm>), LoadError> {
+    let of = ranks(options.settings);
+    DecoderSpec::of(options.checkpoint)?.of_rank(Rank { rank: 0, of }).map_err(|error| match error {
+        ModelError::Ranks { .. } => LoadError::Setting { flag: "tensor-parallel-size", why: error.to_string() },
+        other => other.into(),
+    })?;
+    let (mut devices, mut alarm) = (Vec::with_capacity(of), None);
+    for end in Collective::of(of) {
+        let mut device = device()?;
+        if of > 1 {
+            alarm = Some(end.alarm());
+            device.join(end);
+        }
+        devices.push(device);
+    }
+    check_weights(options.checkpoint, &devices[0])?;
+    let loaded = load_ranks(devices, options.checkpoint, options.progress)?;
+
+    let (device, decoder) = &loaded[0];
     let spec = decoder.spec();
-    let page_bytes = device.page_bytes(spec.kv_shape(1, options.settings.page_size));
-    let memory = Memory { available: device.available_memory(), page_bytes };
+    let page_bytes = of * device.page_bytes(spec.kv_shape(1, options.settings.page_size));
+    let memory = Memory { available: device.available_memory(), page_bytes, ranks: of };
     let capacity = capacity::plan(spec, options.settings, memory)?;
     let limits = Limits { tokens: capacity.batch_tokens, slots: capacity.slots, context: capacity.context };
-    device.reserve(limits, spec.vocab_size)?;
-    device.kv_cache(spec.kv_shape(capacity.pages, capacity.page_size))?;
-    let activations = Activations::new(&mut device, spec)?;
-    let rank = RankState::new(device, decoder, activations, capacity);
-    Ok(Box::new(DeviceRunner::start(rank)))
+    let state = |(mut device, decoder): (D, Decoder<D>)| {
+        let spec = decoder.spec();
+        device.reserve(limits, spec.vocab_size)?;
+        device.kv_cache(spec.kv_shape(capacity.pages, capacity.page_size))?;
+        let activations = Activations::new(&mut device, spec)?;
+        Ok::<_, DeviceError>(RankState::new(device, decoder, activations, capacity))
+    };
+    let ranks = loaded.into_iter().map(state).collect::<Result<Vec<_>, _>>()?;
+    Ok((ranks, alarm))
+}
+
+/// Whether the weights, of which each rank has its part, fit the memory that all ranks share.
+fn check_weights<D: Device>(checkpoint: &Checkpoint, device: &D) -> Result<(), LoadError> {
+    let weights = usize::try_from(checkpoint.weight_bytes()).unwrap_or(usize::MAX);
+    let available = device.available_memory();
+    if weights <= available {
+        return Ok(());
+    }
+    let why = format!(
+        "the weights take {}, and {} of memory are available",
+        capacity::readable(weights),
+        capacity::readable(available)
+    );
+    Err(LoadError::Memory(why))
+}
+
+/// All ranks' parts of the weights, each loaded by a thread of its own; the first rank's progress is told.
+fn load_ranks<D: Device>(
+    devices: Vec<D>,
+    checkpoint: &Checkpoint,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<(D, Decoder<D>)>, ModelError> {
+    let of = devices.len();
+    let load = |rank: usize, mut device: D, progress: &mut dyn FnMut(usize, usize)| {
+        let decoder = Decoder::load(&mut device, checkpoint, Rank { rank, of }, progress)?;
+        Ok((device, decoder))
+    };
+    std::thread::scope(|scope| {
+        let mut devices = devices.into_iter().enumerate();
+        let (_, first) = devices.next().expect("one rank at least");
+        let others: Vec<_> =
+            devices.map(|(rank, device)| scope.spawn(move || load(rank, device, &mut |_, _| ()))).collect();
+        let first = load(0, first, progress);
+        let others =
+            others.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        std::iter::once(first).chain(others).collect()
+    })
 }
 
 #[cfg(test)]

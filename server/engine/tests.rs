@@ -130,6 +130,64 @@ fn a_panic_ends_the_engine_with_an_error() {
     }
 }
 
+fn on_ranks(ranks: usize) -> EngineSettings {
+    EngineSettings { tensor_parallel_size: Some(ranks), ..settings() }
+}
+
+#[test]
+fn ranks_feed_what_the_first_sampled() {
+    let warm = || Sampling { temperature: 1.0, seed: 5, ..greedy() };
+    let tokens = |settings: &EngineSettings| -> Vec<RowOutput> {
+        let mut runner = try_load(&llama(), settings).unwrap();
+        // Two batches are out at a time, as a scheduler has them.
+        runner.submit(Batch { rows: vec![first(0, &[5, 6, 7], warm(), Want::Sample)] }).unwrap();
+        let mut outputs = Vec::new();
+        for start in 3..23 {
+            runner.submit(Batch { rows: vec![decode(0, start)] }).unwrap();
+            outputs.extend(collect(&mut *runner).unwrap().rows);
+        }
+        outputs
+    };
+    let alone = tokens(&settings());
+    for ranks in [2, 4] {
+        assert_eq!(tokens(&on_ranks(ranks)), alone, "{ranks} ranks");
+        let reference = EngineSettings { device: DeviceKind::Reference, ..on_ranks(ranks) };
+        assert_eq!(tokens(&reference), alone, "{ranks} ranks of reference");
+    }
+}
+
+#[test]
+fn ranks_divide_the_threads() {
+    for (threads, ranks, each) in [(1, 1, 1), (0, 1, 0), (8, 2, 4), (7, 4, 1), (2, 4, 1)] {
+        assert_eq!(threads_a_rank(threads, ranks), each);
+    }
+    assert!((1..=std::thread::available_parallelism().unwrap().get()).contains(&threads_a_rank(0, 2)));
+    let runner = try_load(&llama(), &EngineSettings { threads: 5, ..on_ranks(2) }).unwrap();
+    let device = runner.device();
+    assert!(device.starts_with("2 ranks of cpu (") && device.ends_with("2 threads)"), "{device}");
+}
+
+#[test]
+fn one_ranks_panic_is_the_engines_end_and_nobody_hangs() {
+    for broken in [0, 1, 3] {
+        let settings = on_ranks(4);
+        let checkpoint = Checkpoint::open(&llama(), OpenOptions { dummy_weights: false, weights: true }).unwrap();
+        let (vocabulary, progress) = (Vocabulary::default(), &mut |_, _| ());
+        let options = EngineOptions { checkpoint: &checkpoint, settings: &settings, vocabulary, progress };
+        let device = || Cpu::new(CpuOptions { threads: 1, keep: Keep::Exact, kv_format: KvFormat::F32 });
+        let (mut ranks, alarm) = load_engine(device, options).unwrap();
+        ranks[broken].break_beyond(2);
+        let mut runner = DeviceRunner::start(ranks, alarm);
+        run(&mut runner, vec![first(1, &[1, 2], greedy(), Want::Sample)]);
+        // The second is out when the first fails.
+        runner.submit(Batch { rows: vec![first(0, &[1, 2, 3], greedy(), Want::Sample)] }).unwrap();
+        let _ = runner.submit(Batch { rows: vec![decode(1, 2)] });
+        let said = collect(&mut runner).unwrap_err().to_string();
+        assert!(said.contains(&format!("rank {broken} of 4 panicked: a batch of 3 tokens, where 1 to 2")), "{said}");
+        assert!(runner.submit(Batch { rows: vec![decode(1, 3)] }).is_err());
+    }
+}
+
 #[test]
 fn a_row_without_numbers_fails_alone() {
     // The embedding of token 3 becomes NaN: 64 bf16 elements a row.
@@ -164,8 +222,9 @@ fn made_up_weights_run() {
 #[test]
 fn settings_that_do_not_fit_are_named() {
     let said = |settings: EngineSettings| try_load(&llama(), &settings).err().expect("refused").to_string();
-    let ranks = said(EngineSettings { tensor_parallel_size: Some(2), ..settings() });
-    assert!(ranks.contains("--tensor-parallel-size"), "{ranks}");
+    let ranks = said(EngineSettings { tensor_parallel_size: Some(3), ..settings() });
+    let right = "--tensor-parallel-size: 3 ranks cannot share 4 query heads and 96 MLP columns: 1, 2 or 4 can";
+    assert_eq!(ranks, right);
     let pages = said(EngineSettings { num_pages: Some(usize::MAX), ..settings() });
     assert!(pages.contains("--num-pages"), "{pages}");
 }

@@ -2,7 +2,7 @@
 //!
 //! Does not know batches: which tokens, pages and rows a step has is staged in the device before `forward` runs.
 use minisgl_checkpoint::Checkpoint;
-use minisgl_kernels::{Attend, Device, DeviceError, Moe, Norm, RopeStore, Shard};
+use minisgl_kernels::{Attend, Device, DeviceError, Moe, Norm, RopeStore};
 
 use super::names::Names;
 use super::spec::{DecoderSpec, ModelError, Rank};
@@ -12,7 +12,7 @@ use super::weights::{Layer, Loader, Mlp};
 pub struct Decoder<D: Device> {
     /// This rank's sizes.
     spec: DecoderSpec,
-    /// `[vocabulary, hidden]`
+    /// `[vocabulary, hidden]`, this rank's rows
     embedding: D::Weight,
     layers: Vec<Layer<D>>,
     /// `[hidden]`
@@ -75,18 +75,14 @@ impl<D: Device> Decoder<D> {
         let inv_freq = device.vector(&spec.rope.inv_freq)?;
         let names = Names::of(checkpoint.config());
         let mut loader = Loader { device, checkpoint, names: names.clone(), rank, spec: &whole };
-        let embedding = loader.vocabulary_matrix(&names.embedding(), Shard::Whole)?;
+        let embedding = loader.vocabulary_matrix(&names.embedding())?;
         let mut layers = Vec::with_capacity(spec.layers());
         for i in 0..spec.layers() {
             layers.push(loader.layer(i)?);
             progress(i + 1, spec.layers());
         }
         let norm = loader.vector(&names.norm(), spec.hidden_size)?;
-        let head = match (spec.tied, rank.of) {
-            (true, 1) => None,
-            (true, _) => Some(loader.vocabulary_matrix(&names.embedding(), rank.rows())?),
-            (false, _) => Some(loader.vocabulary_matrix(&names.head(), rank.rows())?),
-        };
+        let head = if spec.tied { None } else { Some(loader.vocabulary_matrix(&names.head())?) };
         Ok(Self { spec, embedding, layers, norm, head, inv_freq })
     }
 

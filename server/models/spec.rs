@@ -73,6 +73,8 @@ pub enum ModelError {
     Architecture { found: String },
     #[error("{0}")]
     Config(String),
+    #[error("{ranks} ranks cannot share {what}: {can} can")]
+    Ranks { ranks: usize, what: String, can: String },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
@@ -92,7 +94,7 @@ impl Rank {
     /// The only one.
     pub const SOLE: Self = Self { rank: 0, of: 1 };
 
-    /// Its rows of a matrix whose outputs are shared out: heads, MLP columns, vocabulary.
+    /// Its rows of a matrix whose outputs are shared out: query heads, MLP columns, vocabulary.
     pub fn rows(self) -> Shard {
         if self.of == 1 { Shard::Whole } else { Shard::Rows { rank: self.rank, of: self.of } }
     }
@@ -187,34 +189,52 @@ impl DecoderSpec {
         })
     }
 
-    /// One rank's part: its heads and MLP columns. The residual stream and the vocabulary stay whole.
+    /// One rank's part: its query heads, the K/V heads that those read, its MLP columns. The residual stream stays whole,
+    /// and `vocab_size` is the model's: the vocabulary need not divide.
     pub fn of_rank(&self, rank: Rank) -> Result<Self, ModelError> {
-        let share = |what: &str, n: usize| {
-            if n.is_multiple_of(rank.of) {
-                Ok(n / rank.of)
-            } else {
-                Err(ModelError::Config(format!("{n} {what} cannot be shared by {} ranks", rank.of)))
-            }
-        };
-        // A width that no layer has need not be shared.
-        let intermediate_size = match self.has_dense_layers() {
-            true => share("MLP columns", self.intermediate_size)?,
-            false => self.intermediate_size,
-        };
-        let moe = match &self.moe {
-            Some(moe) => {
-                let intermediate_size = share("columns of an expert", moe.intermediate_size)?;
-                Some(Moe { intermediate_size, ..moe.clone() })
-            }
-            None => None,
-        };
+        let shared = self.shared();
+        let counts = self.rank_counts();
+        if !counts.contains(&rank.of) {
+            let what: Vec<_> = shared.iter().map(|(n, what)| format!("{n} {what}")).collect();
+            let counts: Vec<_> = counts.iter().map(usize::to_string).collect();
+            return Err(ModelError::Ranks { ranks: rank.of, what: listed(&what, "and"), can: listed(&counts, "or") });
+        }
+        // A width that no layer has is not shared.
+        let dense = self.has_dense_layers();
         Ok(Self {
-            heads: share("query heads", self.heads)?,
-            kv_heads: share("K/V heads", self.kv_heads)?,
-            intermediate_size,
-            moe,
+            heads: self.heads / rank.of,
+            kv_heads: self.kv_heads_of(rank).len(),
+            intermediate_size: if dense { self.intermediate_size / rank.of } else { self.intermediate_size },
+            moe: self.moe.clone().map(|moe| Moe { intermediate_size: moe.intermediate_size / rank.of, ..moe }),
             ..self.clone()
         })
+    }
+
+    /// What every rank has as many of as the others.
+    fn shared(&self) -> Vec<(usize, &'static str)> {
+        let dense = self.has_dense_layers().then_some((self.intermediate_size, "MLP columns"));
+        let moe = self.moe.as_ref().map(|moe| (moe.intermediate_size, "columns of an expert"));
+        [Some((self.heads, "query heads")), dense, moe].into_iter().flatten().collect()
+    }
+
+    /// How many ranks can share the model.
+    pub fn rank_counts(&self) -> Vec<usize> {
+        let shared = self.shared();
+        (1..=self.heads).filter(|of| shared.iter().all(|(n, _)| n.is_multiple_of(*of))).collect()
+    }
+
+    /// The K/V heads that a rank's query heads read, in the order of those, each for the same number of query heads. Where
+    /// there are more ranks than K/V heads, or the two do not divide, several ranks have the same one:
+    /// ```text
+    ///   12 query heads over 4 K/V heads:   000 111 222 333
+    ///   2 ranks                            000 111|222 333     0 1 | 2 3
+    ///   12 ranks                           0|0|0|1|1|1|…       0 | 0 | 0 | 1 | …
+    ///   3 ranks                            0001|1122|2333      0 0 0 1 | 1 1 2 2 | 2 3 3 3
+    /// ```
+    pub fn kv_heads_of(&self, rank: Rank) -> Vec<usize> {
+        let (own, readers) = (self.heads / rank.of, self.heads / self.kv_heads);
+        let run = gcd(own, readers);
+        (rank.rank * own..(rank.rank + 1) * own).step_by(run).map(|head| head / readers).collect()
     }
 
     /// Decoder layers.
@@ -249,13 +269,25 @@ impl DecoderSpec {
         KvShape { layers: self.layers(), pages, page_size, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
 
-    /// Elements of all activations a token, as [`Activations`](super::Activations) holds them. A mixture keeps its
-    /// probabilities, and for each of a token's experts the input (later the output), gate, up, and what they make.
+    /// Elements of all activations a token, as [`Activations`](super::Activations) of this rank holds them. A mixture keeps
+    /// its probabilities, and for each of a token's experts the input (later the output), gate, up, and what they make.
     pub fn activation_width(&self) -> usize {
         let dense = if self.has_dense_layers() { 3 * self.intermediate_size } else { 0 };
         let mixture = self.moe_shape().map_or(0, |moe| moe.experts + moe.per_token * (moe.width + 3 * moe.inner));
         self.hidden_size + self.qkv_width() + self.heads * self.head_dim + dense + mixture
     }
+}
+
+/// `a, b and c`
+fn listed(words: &[String], last: &str) -> String {
+    match words {
+        [rest @ .., end] if !rest.is_empty() => format!("{} {last} {end}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Qwen2's and Qwen3's rule: which layers see a window alone.

@@ -152,11 +152,36 @@ fn what_cannot_run_is_said() {
 }
 
 #[test]
+fn each_query_head_has_its_kv_head_on_its_rank() {
+    for (heads, kv_heads) in [(4, 2), (9, 3), (16, 8), (16, 2), (24, 8), (12, 4), (32, 1), (6, 6), (40, 8)] {
+        let whole = DecoderSpec { heads, kv_heads, intermediate_size: 960 * heads, ..spec() };
+        for of in whole.rank_counts() {
+            for rank in (0..of).map(|rank| Rank { rank, of }) {
+                let part = whole.of_rank(rank).unwrap();
+                let kv = whole.kv_heads_of(rank);
+                assert_eq!((part.heads, part.kv_heads), (heads / of, kv.len()));
+                assert!(part.heads.is_multiple_of(part.kv_heads), "{heads} over {kv_heads}, {of} ranks");
+                for head in 0..part.heads {
+                    // As `Attend` says which a query head reads.
+                    let read = kv[head * part.kv_heads / part.heads];
+                    assert_eq!(read, (rank.rank * part.heads + head) * kv_heads / heads, "head {head} of {rank:?}");
+                }
+                if kv_heads.is_multiple_of(of) {
+                    assert_eq!(kv.len(), kv_heads / of, "nothing is there twice");
+                } else if of.is_multiple_of(kv_heads) {
+                    assert_eq!(kv.len(), 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn ranks_share_heads_and_mlp() {
     let part = spec().of_rank(Rank { rank: 1, of: 2 }).unwrap();
     assert_eq!((part.heads, part.kv_heads, part.intermediate_size, part.vocab_size), (2, 1, 48, 128));
-    let said = spec().of_rank(Rank { rank: 0, of: 4 }).unwrap_err().to_string();
-    assert!(said.contains("2 K/V heads"), "{said}");
+    let said = spec().of_rank(Rank { rank: 0, of: 3 }).unwrap_err().to_string();
+    assert_eq!(said, "3 ranks cannot share 4 query heads and 96 MLP columns: 1, 2 or 4 can");
     assert_eq!(
         (Rank::SOLE.rows(), Rank { rank: 0, of: 2 }.columns()),
         (Shard::Whole, Shard::Columns { rank: 0, of: 2 })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minisgl::batch::{Batch, ModelRunner, Row, RowOutput, RowTokens};
-use minisgl::engine::{EngineOptions, load};
+use minisgl::engine::{EngineOptions, LoadError, load};
 use minisgl_checkpoint::{Checkpoint, OpenOptions};
 use minisgl_config::EngineSettings;
 use minisgl_kernels::{PageId, Sampling, Slot, TokenId, Want};
@@ -34,15 +34,20 @@ pub(super) const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p
 impl Feeder {
     /// Loads a model.
     pub(super) fn load(model: &Path, settings: &EngineSettings) -> Self {
+        Self::try_load(model, settings).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
+    }
+
+    /// Loads a model that may be refused.
+    pub(super) fn try_load(model: &Path, settings: &EngineSettings) -> Result<Self, LoadError> {
         let options = OpenOptions { dummy_weights: settings.dummy_weight, weights: true };
         let checkpoint = Checkpoint::open(model, options).unwrap_or_else(|e| panic!("{e}"));
         let vocabulary = Default::default();
         let engine = EngineOptions { checkpoint: &checkpoint, settings, vocabulary, progress: &mut |_, _| {} };
-        let runner = load(engine).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+        let runner = load(engine)?;
         let pages = runner.capacity().pages;
         // 7919 is prime and more than any test's pages: a permutation.
         let free = (0..pages).map(|i| PageId((i * 7919 % pages) as u32)).collect();
-        Self { page_size: runner.capacity().page_size, runner, free }
+        Ok(Self { page_size: runner.capacity().page_size, runner, free })
     }
 
     /// Tokens a page.

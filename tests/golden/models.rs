@@ -11,14 +11,14 @@ use super::feed::{Feeder, Sequence, scores_of, token_of};
 use crate::support::root;
 
 /// Of every position: the largest difference of a logit, over the largest logit of that position.
-const TOLERANCE: f32 = 1e-4;
+pub(super) const TOLERANCE: f32 = 1e-4;
 
 /// What transformers computed.
-struct Golden {
+pub(super) struct Golden {
     /// The prompt, then all but the last of its greedy continuation.
-    tokens: Vec<TokenId>,
+    pub(super) tokens: Vec<TokenId>,
     prompt: usize,
-    continuation: Vec<TokenId>,
+    pub(super) continuation: Vec<TokenId>,
     /// `[tokens, vocabulary]`
     logits: Vec<f32>,
     vocabulary: usize,
@@ -29,12 +29,12 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// What `--model` would be.
-fn model(name: &str) -> PathBuf {
+pub(super) fn model(name: &str) -> PathBuf {
     let gguf = folder(name).join("model.gguf");
     if gguf.exists() { gguf } else { folder(name) }
 }
 
-fn golden(name: &str) -> Golden {
+pub(super) fn golden(name: &str) -> Golden {
     let bytes = std::fs::read(folder(name).join("golden.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| -> Vec<[u8; 4]> { file.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec() };
@@ -61,7 +61,7 @@ fn settings(device: DeviceKind, page_size: usize) -> EngineSettings {
 }
 
 /// The largest error of any position, relative to that position's largest logit.
-fn error(golden: &Golden, logits: &[f32]) -> f32 {
+pub(super) fn error(golden: &Golden, logits: &[f32]) -> f32 {
     assert_eq!(logits.len(), golden.logits.len());
     let positions = golden.logits.chunks(golden.vocabulary).zip(logits.chunks(golden.vocabulary));
     let relative = positions.map(|(theirs, ours)| {
@@ -148,7 +148,7 @@ fn beside_others(feeder: &mut Feeder, golden: &Golden) -> Vec<f32> {
 }
 
 /// The prompt, then one token after the other, each fed as "the last sampled one".
-fn greedy(feeder: &mut Feeder, golden: &Golden) -> Vec<TokenId> {
+pub(super) fn greedy(feeder: &mut Feeder, golden: &Golden) -> Vec<TokenId> {
     let mut sequence = feeder.begin(1);
     let prompt = feeder.chunk(&mut sequence, &golden.tokens[..golden.prompt], Want::Sample);
     let mut tokens = vec![token_of(&feeder.run(vec![prompt])[0])];
@@ -171,7 +171,7 @@ macro_rules! golden_models {
             }
         })*
         /// Every folder with a golden file.
-        const ALL: &[&str] = &[$($folder),*];
+        pub(super) const ALL: &[&str] = &[$($folder),*];
     };
 }
 

