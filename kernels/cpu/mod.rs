@@ -219,7 +219,13 @@ impl Device for Cpu {
 
     fn embed(&mut self, table: &Weight, out: &mut Tensor) {
         let own = self.own_vocabulary();
-        assert_eq!((table.columns, table.rows), (out.width, own.len()), "an embedding's width and tokens");
+        assert_eq!(table.columns, out.width, "an embedding's width");
+        assert!(
+            self.ranks.is_none() || table.rows == own.len(),
+            "a rank's part of {} tokens, not {}",
+            own.len(),
+            table.rows
+        );
         let (stride, columns) = (out.stride, table.columns);
         let (staged, last, vocabulary) = (&self.staged, &self.last, self.vocabulary);
         let token = |t: usize| {

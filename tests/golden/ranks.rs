@@ -152,8 +152,8 @@ fn shapes_of_qwen3_give_the_same_tokens_on_any_ranks() {
 
 #[test]
 fn the_default_model_on_three_ranks() {
-    let base = settings(DeviceKind::Cpu, 3);
-    let mut feeder = Feeder::load(&default_model(), &EngineSettings { dtype: DTypeChoice::Auto, ..base });
+    // Exact: activations of eight bits turn another order of summation into other roundings, and some near tokens with them.
+    let mut feeder = Feeder::load(&default_model(), &settings(DeviceKind::Cpu, 3));
     let references = references();
     let compared: usize = references.iter().map(|reference| check_reference(&mut feeder, 0, reference)).sum();
     assert!(compared > 350, "only {compared} tokens were clear");
