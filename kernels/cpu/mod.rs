@@ -218,16 +218,14 @@ impl Device for Cpu {
     }
 
     fn embed(&mut self, table: &Weight, out: &mut Tensor) {
-        let own = self.own_vocabulary();
         assert_eq!(table.columns, out.width, "an embedding's width");
-        assert!(
-            self.ranks.is_none() || table.rows == own.len(),
-            "a rank's part of {} tokens, not {}",
-            own.len(),
-            table.rows
-        );
+        let (own, vocabulary) = match &self.ranks {
+            None => (0..table.rows, table.rows),
+            Some(_) => (self.own_vocabulary(), self.vocabulary),
+        };
+        assert_eq!(table.rows, own.len(), "a rank's part of the embedding");
         let (stride, columns) = (out.stride, table.columns);
-        let (staged, last, vocabulary) = (&self.staged, &self.last, self.vocabulary);
+        let (staged, last) = (&self.staged, &self.last);
         let token = |t: usize| {
             let token = match staged.tokens[t].source {
                 Source::Token(token) => token,
