@@ -87,7 +87,7 @@ impl<D: Visible> Loaded<D> {
     fn new(threads: usize, heads: Heads, kv: KvFormat, sequences: usize) -> Result<Self, DeviceError> {
         let mut device = D::made(threads, kv)?;
         let pages = sequences * PLACES.div_ceil(PAGE);
-        device.reserve(LIMITS, 16)?;
+        device.reserve(LIMITS, LIMITS.tokens)?;
         let Heads { kv_heads, head_dim, .. } = heads;
         device.kv_cache(KvShape { layers: 1, pages, page_size: PAGE, kv_heads, head_dim })?;
         let table = Stored::random(DType::BF16, LIMITS.tokens, heads.qkv_width()).load(&mut device)?;
