@@ -68,29 +68,14 @@ impl Wide for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const u16) -> Self::F {
         // SAFETY: see above.
-        unsafe {
-            let half = |from: *const u16| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            };
-            [half(from), half(from.add(8))]
-        }
+        unsafe { [widen_bf16(_mm_loadu_si128(from.cast())), widen_bf16(_mm_loadu_si128(from.add(8).cast()))] }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, v: Self::F, to: *mut u16) {
         // SAFETY: see above. By arithmetic, as `narrow::f32_to_bf16`.
         unsafe {
-            let round = |v: __m256| {
-                let bits = _mm256_castps_si256(v);
-                let upper = _mm256_srli_epi32::<16>(bits);
-                let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-                let carried = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-                let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-                _mm256_blendv_epi8(_mm256_srli_epi32::<16>(carried), quiet, nan)
-            };
             // packus works within halves of a register: put the quarters in order afterwards.
-            let packed = _mm256_packus_epi32(round(v[0]), round(v[1]));
+            let packed = _mm256_packus_epi32(round_bf16(v[0]), round_bf16(v[1]));
             _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
         }
     }
@@ -209,9 +194,8 @@ impl Wide for Avx2 {
     fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32 {
         // SAFETY: see above.
         unsafe {
-            let bits = |v: __m256| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff));
-            let first = _mm256_max_epu32(bits(a[0]), bits(a[1]));
-            let second = _mm256_max_epu32(bits(b[0]), bits(b[1]));
+            let first = _mm256_max_epu32(magnitude(a[0]), magnitude(a[1]));
+            let second = _mm256_max_epu32(magnitude(b[0]), magnitude(b[1]));
             largest_bits(_mm256_max_epu32(first, second))
         }
     }
@@ -263,11 +247,9 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn dot_small(self, acc: Self::I, u: Self::B, x: Self::B) -> Self::I {
         // SAFETY: see above. Pairs sum in i16: 2 · 127 · 127 fits.
-        let dot = |acc, u, x| unsafe {
-            let pairs = _mm256_maddubs_epi16(u, x);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        };
-        [dot(acc[0], u[0], x[0]), dot(acc[1], u[1], x[1])]
+        unsafe {
+            [add_pairs(acc[0], _mm256_maddubs_epi16(u[0], x[0])), add_pairs(acc[1], _mm256_maddubs_epi16(u[1], x[1]))]
+        }
     }
     #[inline(always)]
     fn start_narrow(self, _acc: Self::I) -> Self::P {
@@ -287,17 +269,17 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn end_narrow(self, acc: Self::I, p: Self::P) -> Self::I {
         // SAFETY: see above.
-        let widen = |acc, p| unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1))) };
-        [widen(acc[0], p[0]), widen(acc[1], p[1])]
+        unsafe { [add_pairs(acc[0], p[0]), add_pairs(acc[1], p[1])] }
     }
     #[inline(always)]
     fn dot_bytes(self, acc: Self::I, w: Self::B, x: Self::B) -> Self::I {
         // SAFETY: see above. |w| · (x with w's sign); pairs sum in i16: 2 · 128 · 127 fits.
-        let dot = |acc, w, x| unsafe {
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        };
-        [dot(acc[0], w[0], x[0]), dot(acc[1], w[1], x[1])]
+        unsafe {
+            [
+                add_pairs(acc[0], _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x[0], w[0]))),
+                add_pairs(acc[1], _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x[1], w[1]))),
+            ]
+        }
     }
     #[inline(always)]
     fn dot_bf16(self, acc: Self::F, w: Self::B, x: Self::B) -> Self::F {
@@ -363,4 +345,41 @@ pub(super) fn sum_bytes(q: __m128i) -> i32 {
     // psadbw sums unsigned bytes, eight and eight: each is 128 more than the signed one.
     let sums = _mm_sad_epu8(_mm_xor_si128(q, _mm_set1_epi8(-128)), _mm_setzero_si128());
     _mm_cvtsi128_si32(sums) + _mm_extract_epi32::<2>(sums) - 16 * 128
+}
+
+// Helpers of two halves are functions, not closures: a closure is compiled without the set's instructions, and each of them
+// is a call then.
+
+/// Eight bf16, widened.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen_bf16(v: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v)))
+}
+
+/// To bf16, in the lower half of each word.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn round_bf16(v: __m256) -> __m256i {
+    let bits = _mm256_castps_si256(v);
+    let upper = _mm256_srli_epi32::<16>(bits);
+    let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    let carried = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+    let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+    _mm256_blendv_epi8(_mm256_srli_epi32::<16>(carried), quiet, nan)
+}
+
+/// `acc` and the sums of pairs of i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pairs(acc: __m256i, pairs: __m256i) -> __m256i {
+    _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+/// The bits without their sign.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn magnitude(v: __m256) -> __m256i {
+    _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff))
 }

@@ -201,8 +201,9 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     fn largest_magnitude(self, a: __m512, b: __m512) -> f32 {
         // SAFETY: see above.
         unsafe {
-            let bits = |v| _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
-            let both = _mm512_max_epu32(bits(a), bits(b));
+            let unsigned = _mm512_set1_epi32(0x7fff_ffff);
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let both = _mm512_max_epu32(_mm512_and_si512(a, unsigned), _mm512_and_si512(b, unsigned));
             largest_bits(_mm256_max_epu32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both)))
         }
     }

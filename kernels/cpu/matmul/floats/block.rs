@@ -226,8 +226,12 @@ impl<P: Step, const M: usize, const N: usize> WideKernel for Block<'_, P, M, N> 
                 // SAFETY: fewer than `steps` steps, each readable by the contract of `new`.
                 unsafe { Self::step(isa, &tiles, &rows, x_stride, step, &mut sums) };
             }
-            tiles = tiles.map(|tile| tile.wrapping_add(UNROLL * P::WEIGHTS));
-            rows = rows.map(|row| row.wrapping_add(UNROLL * P::INPUTS));
+            for tile in &mut tiles {
+                *tile = tile.wrapping_add(UNROLL * P::WEIGHTS);
+            }
+            for row in &mut rows {
+                *row = row.wrapping_add(UNROLL * P::INPUTS);
+            }
         }
         for step in 0..steps % UNROLL {
             // SAFETY: likewise, the last of them.
@@ -257,8 +261,12 @@ impl<P: Step, const M: usize, const N: usize> Block<'_, P, M, N> {
     ) {
         for part in 0..P::PARTS {
             // SAFETY: by contract.
-            let w: [P::Operand<S>; N] =
-                std::array::from_fn(|j| unsafe { P::weights(isa, tiles[j].add(step * P::WEIGHTS), part) });
+            let mut w = [unsafe { P::weights(isa, tiles[0].add(step * P::WEIGHTS), part) }; N];
+            // Loops: a closure is compiled without the set's instructions, and each of them is a call then.
+            for j in 1..N {
+                // SAFETY: by contract.
+                w[j] = unsafe { P::weights(isa, tiles[j].add(step * P::WEIGHTS), part) };
+            }
             for i in 0..M {
                 // SAFETY: by contract.
                 let x = unsafe { P::input(isa, rows[i / ROWS].add(i % ROWS * stride + step * P::INPUTS), part) };
