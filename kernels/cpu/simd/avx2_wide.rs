@@ -21,6 +21,22 @@ unsafe fn times_power_of_two(a: __m256, n: __m256) -> __m256 {
     }
 }
 
+/// The same value, which the compiler takes for another.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+#[cfg_attr(miri, allow(unused_mut))]
+unsafe fn settled(mut v: __m256) -> __m256 {
+    // SAFETY: no instruction. It is said to touch memory, so that loads stay on their side of it.
+    #[cfg(not(miri))]
+    unsafe {
+        std::arch::asm!("/* {} */", inout(ymm_reg) v, options(nostack, preserves_flags));
+    }
+    v
+}
+
 // SAFETY of all blocks below: `self` proves AVX2, FMA and F16C; pointers are readable or writable by the trait's contract.
 impl Wide for Avx2 {
     type F = Two<__m256>;
@@ -36,6 +52,13 @@ impl Wide for Avx2 {
     #[inline(always)]
     fn integers(self) -> Self {
         self
+    }
+    #[inline(always)]
+    fn settle<const N: usize>(self, sums: &mut [Self::F; N]) {
+        for half in sums.as_flattened_mut() {
+            // SAFETY: see above.
+            *half = unsafe { settled(*half) };
+        }
     }
     #[inline(always)]
     fn prefetch(self, at: *const u8) {

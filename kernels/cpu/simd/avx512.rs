@@ -42,6 +42,13 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
         Avx512(())
     }
     #[inline(always)]
+    fn settle<const N: usize>(self, sums: &mut [__m512; N]) {
+        for sum in sums {
+            // SAFETY: see above.
+            *sum = unsafe { settled(*sum) };
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
@@ -302,6 +309,22 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
         // SAFETY: `self` proves the features that they are compiled for.
         unsafe { if HAS_BF16 { with_bf16(self, kernel) } else { plain(self, kernel) } }
     }
+}
+
+/// The same value, which the compiler takes for another.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+#[cfg_attr(miri, allow(unused_mut))]
+unsafe fn settled(mut v: __m512) -> __m512 {
+    // SAFETY: no instruction. It is said to touch memory, so that loads stay on their side of it.
+    #[cfg(not(miri))]
+    unsafe {
+        std::arch::asm!("/* {} */", inout(zmm_reg) v, options(nostack, preserves_flags));
+    }
+    v
 }
 
 /// vdpbf16ps.

@@ -3,6 +3,8 @@
 //! A kernel is written once, for any [`Wide`], and compiled for each instruction set: AVX-512 has registers of sixteen
 //! f32, AVX2 takes two, elsewhere the compiler makes what it can of arrays. Integer operations give the same everywhere;
 //! sums of f32 may differ between sets in rounding, never between two runs of one.
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 
 /// Lanes of a vector.
@@ -30,6 +32,9 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
 
     /// See [`Wide::Integers`].
     fn integers(self) -> Self::Integers;
+    /// No instruction: what these were computed from is not needed after it, and what comes after it not before. Left alone,
+    /// compilers load all that a loop's body needs as early as they can, compute late, and run out of registers.
+    fn settle<const N: usize>(self, sums: &mut [Self::F; N]);
     /// Asks for a cache line ahead of its use, into the second-level cache. Any address will do.
     fn prefetch(self, at: *const u8);
     /// Sixteen times `x`.
@@ -180,6 +185,10 @@ impl Wide for super::portable::Portable {
     #[inline(always)]
     fn integers(self) -> Self {
         self
+    }
+    #[inline(always)]
+    fn settle<const N: usize>(self, _: &mut [Self::F; N]) {
+        compiler_fence(Ordering::SeqCst);
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

@@ -3,7 +3,6 @@
 //! Weights of a step are loaded once for all tokens, a token's activation once for all tiles. With 12 tokens and two tiles
 //! that is 14 loads for 24 multiplications; the rest of AVX-512's 32 registers holds the operands.
 use std::marker::PhantomData;
-use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::cpu::simd::{WIDE, Wide, WideKernel};
 
@@ -68,22 +67,33 @@ impl Step for Pair {
     }
 }
 
-/// Pairs of bf16 by f32, the first of a pair and then the second.
-#[derive(Clone, Copy)]
-pub(super) struct Pieces;
+/// Weights that are widened to f32 and multiplied with f32.
+pub(super) trait Widened: Copy {
+    /// Bytes of a tile.
+    const WEIGHTS: usize;
+    /// Columns of a step, a part each.
+    const PARTS: usize;
+    /// See [`Step::OF_EIGHT`].
+    const OF_EIGHT: usize;
 
-impl Step for Pieces {
-    const WEIGHTS: usize = 4 * WIDE;
-    const INPUTS: usize = 8;
-    const PARTS: usize = 2;
-    const OF_EIGHT: usize = 6;
+    /// A part's weights, of the step at `at`.
+    ///
+    /// # Safety
+    /// `WEIGHTS` bytes are readable, aligned to their elements.
+    unsafe fn widen<S: Wide>(isa: S, at: *const u8, part: usize) -> S::F;
+}
+
+impl<W: Widened> Step for W {
+    const WEIGHTS: usize = <W as Widened>::WEIGHTS;
+    const INPUTS: usize = 4 * <W as Widened>::PARTS;
+    const PARTS: usize = <W as Widened>::PARTS;
+    const OF_EIGHT: usize = <W as Widened>::OF_EIGHT;
     type Operand<S: Wide> = S::F;
 
     #[inline(always)]
     unsafe fn weights<S: Wide>(isa: S, at: *const u8, part: usize) -> S::F {
         // SAFETY: by contract.
-        let pairs = unsafe { isa.load_bytes(at) };
-        if part == 0 { isa.evens(pairs) } else { isa.odds(pairs) }
+        unsafe { W::widen(isa, at, part) }
     }
     #[inline(always)]
     unsafe fn input<S: Wide>(isa: S, at: *const u8, part: usize) -> S::F {
@@ -96,57 +106,52 @@ impl Step for Pieces {
     }
 }
 
-/// Halves by f32.
+/// Pairs of bf16, the first of a pair and then the second.
 #[derive(Clone, Copy)]
-pub(super) struct Half;
+pub(super) struct Pieces;
 
-impl Step for Half {
-    const WEIGHTS: usize = 2 * WIDE;
-    const INPUTS: usize = 4;
-    const PARTS: usize = 1;
-    const OF_EIGHT: usize = 5;
-    type Operand<S: Wide> = S::F;
+impl Widened for Pieces {
+    const WEIGHTS: usize = 4 * WIDE;
+    const PARTS: usize = 2;
+    const OF_EIGHT: usize = 6;
 
     #[inline(always)]
-    unsafe fn weights<S: Wide>(isa: S, at: *const u8, _: usize) -> S::F {
+    unsafe fn widen<S: Wide>(isa: S, at: *const u8, part: usize) -> S::F {
         // SAFETY: by contract.
-        unsafe { isa.load_f16(at.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn input<S: Wide>(isa: S, at: *const u8, _: usize) -> S::F {
-        // SAFETY: by contract.
-        isa.splat(unsafe { *at.cast::<f32>() })
-    }
-    #[inline(always)]
-    fn dot<S: Wide>(isa: S, sum: S::F, w: S::F, x: S::F) -> S::F {
-        isa.fma(w, x, sum)
+        let pairs = unsafe { isa.load_bytes(at) };
+        if part == 0 { isa.evens(pairs) } else { isa.odds(pairs) }
     }
 }
 
-/// f32 by f32.
+/// Halves.
+#[derive(Clone, Copy)]
+pub(super) struct Half;
+
+impl Widened for Half {
+    const WEIGHTS: usize = 2 * WIDE;
+    const PARTS: usize = 1;
+    const OF_EIGHT: usize = 5;
+
+    #[inline(always)]
+    unsafe fn widen<S: Wide>(isa: S, at: *const u8, _: usize) -> S::F {
+        // SAFETY: by contract.
+        unsafe { isa.load_f16(at.cast()) }
+    }
+}
+
+/// f32 as they are.
 #[derive(Clone, Copy)]
 pub(super) struct Single;
 
-impl Step for Single {
+impl Widened for Single {
     const WEIGHTS: usize = 4 * WIDE;
-    const INPUTS: usize = 4;
     const PARTS: usize = 1;
     const OF_EIGHT: usize = 6;
-    type Operand<S: Wide> = S::F;
 
     #[inline(always)]
-    unsafe fn weights<S: Wide>(isa: S, at: *const u8, _: usize) -> S::F {
+    unsafe fn widen<S: Wide>(isa: S, at: *const u8, _: usize) -> S::F {
         // SAFETY: by contract.
         unsafe { isa.load(at.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn input<S: Wide>(isa: S, at: *const u8, _: usize) -> S::F {
-        // SAFETY: by contract.
-        isa.splat(unsafe { *at.cast::<f32>() })
-    }
-    #[inline(always)]
-    fn dot<S: Wide>(isa: S, sum: S::F, w: S::F, x: S::F) -> S::F {
-        isa.fma(w, x, sum)
     }
 }
 
@@ -273,8 +278,7 @@ impl<P: Step, const M: usize, const N: usize> Block<'_, P, M, N> {
                 for j in 0..N {
                     sums[i][j] = P::dot(isa, sums[i][j], w[j], x);
                 }
-                // No instruction. Left alone, compilers load as early as they can, and run out of registers.
-                compiler_fence(Ordering::SeqCst);
+                isa.settle(&mut sums[i]);
             }
         }
     }
