@@ -79,8 +79,7 @@ pub(crate) fn batched(settings: &BenchBatchedSettings) -> Outcome {
         say!("{:>6} {:>15} {:>15}", "batch", "prefill tok/s", "decode tok/s");
     }
     for &batch in &settings.batch {
-        let prompts: Vec<_> = (0..batch).map(|_| random_prompt(&mut random, &llm, settings.prompt_len)).collect();
-        let (prefill, decode) = phases(&llm, prompts, settings.output_len)?;
+        let (prefill, decode) = phases(&llm, &mut random, batch, settings)?;
         let prefill_rate = (batch * settings.prompt_len) as f64 / prefill;
         let decode_rate = (batch * (settings.output_len - 1)) as f64 / decode;
         if settings.json {
@@ -93,18 +92,32 @@ pub(crate) fn batched(settings: &BenchBatchedSettings) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Seconds to the last first token, and from there to the end.
-fn phases(llm: &Llm, prompts: Vec<Vec<u32>>, output: usize) -> Result<(f64, f64), Failed> {
+/// Seconds of prefill and of decode. A sequence alone has one after the other. Of several, some decode while others' prompts
+/// are fed, so a run to the first tokens is prefill, and what a whole run takes longer is decode.
+fn phases(llm: &Llm, random: &mut StdRng, batch: usize, settings: &BenchBatchedSettings) -> Result<(f64, f64), Failed> {
+    let mut prompts = || (0..batch).map(|_| random_prompt(random, llm, settings.prompt_len)).collect();
+    if batch == 1 {
+        let (prefill, whole) = timed(llm, prompts(), settings.output_len)?;
+        return Ok((prefill, whole - prefill));
+    }
+    let (alone, _) = timed(llm, prompts(), 1)?;
+    let (among_decodes, whole) = timed(llm, prompts(), settings.output_len)?;
+    let prefill = alone.min(among_decodes);
+    Ok((prefill, whole - prefill))
+}
+
+/// Seconds to the last first token, and to the end.
+fn timed(llm: &Llm, prompts: Vec<Vec<u32>>, output: usize) -> Result<(f64, f64), Failed> {
     let params = SamplingParams { temperature: 0.0, max_tokens: output, ignore_eos: true, ..SamplingParams::default() };
-    let mut started_tokens = vec![0_usize; prompts.len()];
+    let mut tokens = vec![0_usize; prompts.len()];
     let mut without_token = prompts.len();
     let started = Instant::now();
     let mut prefilled = started;
     for event in llm.generate_stream(prompts, params)? {
         match event? {
             (index, TextEvent::Token { .. }) => {
-                started_tokens[index] += 1;
-                if started_tokens[index] == 1 {
+                tokens[index] += 1;
+                if tokens[index] == 1 {
                     without_token -= 1;
                     if without_token == 0 {
                         prefilled = Instant::now();
@@ -116,8 +129,8 @@ fn phases(llm: &Llm, prompts: Vec<Vec<u32>>, output: usize) -> Result<(f64, f64)
         }
     }
     let ended = Instant::now();
-    assert!(started_tokens.iter().all(|&tokens| tokens == output), "every sequence has all its tokens");
-    Ok(((prefilled - started).as_secs_f64(), (ended - prefilled).as_secs_f64()))
+    assert!(tokens.iter().all(|&tokens| tokens == output), "every sequence has all its tokens");
+    Ok(((prefilled - started).as_secs_f64(), (ended - started).as_secs_f64()))
 }
 
 /// A first small run touches weights and buffers, so that the measured one does not pay for it.
