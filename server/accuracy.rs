@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minisgl_checkpoint::{Checkpoint, FindError, FindOptions, OpenOptions, find};
-use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings};
+use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings, KvCacheDType, Quantize};
 use minisgl_kernels::{PageId, RowError, Sampling, Slot, TokenId, Want};
 use minisgl_tokenizer::{AddSpecial, Tokenizer, TokenizerError};
 
@@ -77,9 +77,14 @@ pub struct Comparison<'a> {
     pub show_downloads: bool,
 }
 
-/// The exact counterpart of an engine: the same device and weights, everything in float32.
+/// The exact counterpart of an engine: the same device and the weights as the file has them, everything in float32.
 pub fn exact(settings: &EngineSettings) -> EngineSettings {
-    EngineSettings { dtype: DTypeChoice::Float32, ..settings.clone() }
+    EngineSettings {
+        dtype: DTypeChoice::Float32,
+        quantize: Quantize::None,
+        kv_cache_dtype: KvCacheDType::Auto,
+        ..settings.clone()
+    }
 }
 
 /// Loads both engines and runs the text through them. `progress` hears after each chunk how many are done, of how many.

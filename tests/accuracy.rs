@@ -54,6 +54,12 @@ fn a_texts_own_file_chunks_and_what_cannot_be_read() {
     assert!(figure(&float32, "kl_max") < 1e-9 && figure(&float32, "same_top") == 1.0, "against itself: {float32}");
     let bfloat16 = accuracy(&[&flags[..], &["--dtype", "bfloat16"]].concat());
     assert!(figure(&bfloat16, "kl_mean") > 1e-9, "a rounded path is seen: {bfloat16}");
+    // What is compared with keeps the file's weights, and K and V in float32.
+    for path in [["--quantize", "int8"], ["--kv-cache-dtype", "int8"]] {
+        let small = accuracy(&[&flags[..], &path].concat());
+        assert!(figure(&small, "kl_mean") > 1e-9, "a small path is seen: {small}");
+        assert_eq!(small["perplexity_float32"], float32["perplexity"], "the same exact path: {small}");
+    }
 
     let said = run_err(&["bench", "accuracy", "--model", &model, "--text", name, "--context", "100000"]);
     assert!(said.contains("--context") && said.contains("100000"), "{said}");
