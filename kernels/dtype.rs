@@ -31,6 +31,21 @@ pub enum DType {
 }
 
 impl DType {
+    /// Every format.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+    ];
+
     /// Elements a block.
     pub const fn block_len(self) -> usize {
         use DType::*;

@@ -3,21 +3,6 @@ use crate::device::{Device, DeviceError, PageId, Shard, Slot, Step, StepRow, Ten
 use crate::dtype::DType;
 use crate::narrow::{f32_to_bf16, f32_to_f16};
 
-/// Every format of weights.
-pub(super) const FORMATS: [DType; 11] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-];
-
 /// SplitMix64: enough to look random to a kernel.
 pub(super) struct Random(pub(super) u64);
 

@@ -9,7 +9,7 @@ use crate::reference::Reference;
 use crate::sampling::Sampling;
 
 use super::bench::{Bench, Case, Work, error, timed};
-use super::inputs::{FORMATS, Rows, Stored};
+use super::inputs::{Rows, Stored};
 use super::{Arithmetic, Visible};
 
 const LIMITS: Limits = Limits { tokens: 128, slots: 128, context: 128 };
@@ -22,13 +22,13 @@ const EPS: f32 = 1e-5;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<(), DeviceError> {
     let mut pair = Pair::new(bench.options.threads)?;
-    for dtype in FORMATS {
-        pair.norm_matmul(bench, dtype, 3072, 1024)?;
-        pair.matmul_reduce_add(bench, dtype, 1024, 3072)?;
+    for dtype in DType::ALL {
+        pair.product(bench, Product::Norm, dtype, [3072, 1024])?;
+        pair.product(bench, Product::ReduceAdd, dtype, [1024, 3072])?;
     }
     // SmolLM2's own shapes in its own format.
-    pair.norm_matmul(bench, DType::Q4_1, 3072, 576)?;
-    pair.matmul_reduce_add(bench, DType::Q4_1, 576, 1536)?;
+    pair.product(bench, Product::Norm, DType::Q4_1, [3072, 576])?;
+    pair.product(bench, Product::ReduceAdd, DType::Q4_1, [576, 1536])?;
     pair.norm(bench)?;
     pair.gated(bench)?;
     pair.embed(bench)?;
@@ -37,6 +37,29 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<(), DeviceError> {
         pair.moe(bench, dtype)?;
     }
     Ok(())
+}
+
+/// An operation that is a product above all.
+#[derive(Clone, Copy)]
+enum Product {
+    Norm,
+    ReduceAdd,
+}
+
+impl Product {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Norm => "norm_matmul",
+            Self::ReduceAdd => "matmul_reduce_add",
+        }
+    }
+
+    fn run<D: Device>(self, device: &mut D, x: &D::Tensor, norm: &D::Vector, w: &D::Weight, y: &mut D::Tensor) {
+        match self {
+            Self::Norm => device.norm_matmul(x, &Norm { weight: norm, eps: EPS }, w, y),
+            Self::ReduceAdd => device.matmul_reduce_add(x, w, None, y),
+        }
+    }
 }
 
 /// Both devices, told the same. The reference computes three of a step's tokens: a row depends on its own sequence alone.
@@ -103,61 +126,34 @@ impl Pair {
         Ok(Input { x: self.cpu.tensor(width)?, expected: self.reference.tensor(width)?, picked })
     }
 
-    fn norm_matmul(&mut self, bench: &mut Bench<'_>, dtype: DType, n: usize, k: usize) -> Result<(), DeviceError> {
-        const NAME: &str = "norm_matmul";
-        let cases = wanted(bench, NAME, dtype, n, k);
-        if cases.is_empty() {
-            return Ok(());
-        }
-        let stored = Stored::random(dtype, n, k);
-        let weights = stored.load_many(&mut self.cpu)?;
-        let expected = stored.load(&mut self.reference)?;
-        for (m, shape) in cases {
-            let x = self.input(m, k)?;
-            let mut y = self.zeros(x.picked.clone(), n)?;
-            let norm = self.cpu.vector(&vec![1.0; k])?;
-            let norm = Norm { weight: &norm, eps: EPS };
-            let ones = self.reference.vector(&vec![1.0; k])?;
-            self.reference.norm_matmul(&x.expected, &Norm { weight: &ones, eps: EPS }, &expected, &mut y.expected);
-            self.cpu.norm_matmul(&x.x, &norm, &weights[0], &mut y.x);
-            let max_error = Some(y.error());
-            let work = product(&self.cpu, dtype, stored.bytes(), [m, n, k]);
-            let once = &mut |i: usize| {
-                let w = &weights[i % weights.len()];
-                timed(|| self.cpu.norm_matmul(&x.x, &norm, w, &mut y.x))
-            };
-            bench.measure(Case { name: NAME, shape, work, max_error, once });
-        }
-        Ok(())
-    }
-
-    fn matmul_reduce_add(
+    /// A product of a weight in this format, `[n, k]`, at each number of tokens.
+    fn product(
         &mut self,
         bench: &mut Bench<'_>,
+        op: Product,
         dtype: DType,
-        n: usize,
-        k: usize,
+        [n, k]: [usize; 2],
     ) -> Result<(), DeviceError> {
-        const NAME: &str = "matmul_reduce_add";
-        let cases = wanted(bench, NAME, dtype, n, k);
+        let cases = wanted(bench, op.name(), dtype, n, k);
         if cases.is_empty() {
             return Ok(());
         }
         let stored = Stored::random(dtype, n, k);
         let weights = stored.load_many(&mut self.cpu)?;
         let expected = stored.load(&mut self.reference)?;
+        let (ours, theirs) = (self.cpu.vector(&vec![1.0; k])?, self.reference.vector(&vec![1.0; k])?);
         for (m, shape) in cases {
             let x = self.input(m, k)?;
             let mut y = self.zeros(x.picked.clone(), n)?;
-            self.reference.matmul_reduce_add(&x.expected, &expected, None, &mut y.expected);
-            self.cpu.matmul_reduce_add(&x.x, &weights[0], None, &mut y.x);
+            op.run(&mut self.reference, &x.expected, &theirs, &expected, &mut y.expected);
+            op.run(&mut self.cpu, &x.x, &ours, &weights[0], &mut y.x);
             let max_error = Some(y.error());
             let work = product(&self.cpu, dtype, stored.bytes(), [m, n, k]);
             let once = &mut |i: usize| {
                 let w = &weights[i % weights.len()];
-                timed(|| self.cpu.matmul_reduce_add(&x.x, w, None, &mut y.x))
+                timed(|| op.run(&mut self.cpu, &x.x, &ours, w, &mut y.x))
             };
-            bench.measure(Case { name: NAME, shape, work, max_error, once });
+            bench.measure(Case { name: op.name(), shape, work, max_error, once });
         }
         Ok(())
     }

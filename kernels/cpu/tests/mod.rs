@@ -14,20 +14,6 @@ use crate::dtype::DType;
 use crate::narrow::f32_to_f16;
 use crate::reference::{self, Reference};
 
-const DTYPES: [DType; 11] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-];
-
 /// A device whose activations a test can see and set.
 trait Probe: Device {
     fn get(tensor: &Self::Tensor, token: usize) -> Vec<f32>;

@@ -102,8 +102,8 @@ fn mixtures_of_every_shape_and_format() {
         let shape = MoeShape { experts, per_token, width, inner };
         let blocks = width % 32 == 0 && inner % 32 == 0;
         let formats: [DType; 3] = std::array::from_fn(|_| match blocks {
-            true => DTYPES[random.random_range(0..8usize)],
-            false => DTYPES[random.random_range(0..3usize)],
+            true => DType::ALL[random.random_range(0..8usize)],
+            false => DType::ALL[random.random_range(0..3usize)],
         });
         let it = Variant {
             tokens: [1, 2, 3, 40, 17, 39][random.random_range(0..6usize)],

@@ -80,7 +80,7 @@ const KEEPS: [Keep; 2] = [Keep::Exact, Keep::Stored];
 #[test]
 fn matrices_of_every_format_and_shape() {
     for (case, level) in (0..4).flat_map(|case| levels().into_iter().map(move |level| (case, level))) {
-        for (dtype, keep) in DTYPES.into_iter().flat_map(|dtype| KEEPS.map(|keep| (dtype, keep))) {
+        for (dtype, keep) in DType::ALL.into_iter().flat_map(|dtype| KEEPS.map(|keep| (dtype, keep))) {
             let random = &mut random(case);
             let columns = match dtype.block_len() {
                 1 => [1, 7, 130, 65][case as usize],
