@@ -1,54 +1,67 @@
-//! What dot products multiply: f32, or pairs of bf16. Either way in words of 32 bits, sixteen to a vector.
+//! What dot products multiply: rows (of queries, of weights) by panels (of keys, of values), each f32 or pairs of bf16, in
+//! words of 32 bits, sixteen to a vector.
 use crate::cpu::simd::{WIDE, Wide};
 use crate::device::KvFormat;
 
-/// A number format of operands. Sums are f32.
+/// The number formats of both operands. Sums are f32.
 pub(super) trait Element: Copy + Send + Sync {
-    /// Sixteen words.
+    /// Sixteen words, or one part of each.
     type Words<S: Wide>: Copy;
-    /// Elements a word.
+    /// Elements a word of a panel.
     const PER_WORD: usize;
-    /// The format of a cache whose bytes are these elements already.
+    /// Parts of a panel's word, multiplied one after the other, each by a word of the row.
+    const PARTS: usize;
+    /// Elements a word of a row.
+    const ROW_PER_WORD: usize = Self::PER_WORD / Self::PARTS;
+    /// The format of a cache whose bytes are a panel's elements already.
     const STORED: KvFormat;
     /// Of the polynomial for e^x: its error stays below what the format keeps.
     const EXP_DEGREE: usize;
 
+    /// A part of sixteen words of a panel.
+    ///
     /// # Safety
     /// Sixteen words are readable.
-    unsafe fn load<S: Wide>(isa: S, from: *const u32) -> Self::Words<S>;
-    /// Sixteen times one word.
+    unsafe fn load<S: Wide>(isa: S, from: *const u32, part: usize) -> Self::Words<S>;
+    /// Sixteen times one word of a row.
     ///
     /// # Safety
     /// One word is readable.
     unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> Self::Words<S>;
     /// `sum + w · x`, of each word.
     fn dot<S: Wide>(isa: S, sum: S::F, w: Self::Words<S>, x: Self::Words<S>) -> S::F;
-    /// Stores sixteen elements.
+    /// Stores sixteen elements of a row.
+    ///
+    /// # Safety
+    /// `16 / ROW_PER_WORD` words are writable.
+    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32);
+    /// Stores sixteen elements of a panel.
     ///
     /// # Safety
     /// `16 / PER_WORD` words are writable.
-    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32);
+    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32);
     /// `2^x` for `x <= 0`.
     fn exp2<S: Wide>(isa: S, x: S::F) -> S::F;
-    /// Rows of elements, `PER_WORD` of them, into words that hold one element of each.
+    /// Elements of a panel: of `PER_WORD` rows into words that hold one of each.
     ///
     /// # Safety
     /// Sixteen elements of each row are readable, sixteen words writable.
     unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32);
 }
 
-/// f32: exact, and the faster way where bf16 has no dot product.
+/// f32 by f32.
 #[derive(Clone, Copy)]
 pub(super) struct Single;
 
 impl Element for Single {
     type Words<S: Wide> = S::F;
     const PER_WORD: usize = 1;
+    const PARTS: usize = 1;
     const STORED: KvFormat = KvFormat::F32;
     const EXP_DEGREE: usize = 5;
 
     #[inline(always)]
-    unsafe fn load<S: Wide>(isa: S, from: *const u32) -> S::F {
+    unsafe fn load<S: Wide>(isa: S, from: *const u32, _: usize) -> S::F {
         // SAFETY: readable, by contract.
         unsafe { isa.load(from.cast()) }
     }
@@ -62,7 +75,12 @@ impl Element for Single {
         isa.fma(w, x, sum)
     }
     #[inline(always)]
-    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { isa.store(v, to.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32) {
         // SAFETY: writable, by contract.
         unsafe { isa.store(v, to.cast()) }
     }
@@ -77,18 +95,66 @@ impl Element for Single {
     }
 }
 
-/// Pairs of bf16.
+/// f32 by pairs of bf16, which are widened as they are multiplied: the bits of [`Single`], from half the memory.
+#[derive(Clone, Copy)]
+pub(super) struct Widened;
+
+impl Element for Widened {
+    type Words<S: Wide> = S::F;
+    const PER_WORD: usize = 2;
+    const PARTS: usize = 2;
+    const STORED: KvFormat = KvFormat::BF16;
+    const EXP_DEGREE: usize = 5;
+
+    #[inline(always)]
+    unsafe fn load<S: Wide>(isa: S, from: *const u32, part: usize) -> S::F {
+        // SAFETY: readable, by contract.
+        let pairs = unsafe { isa.load_bytes(from.cast()) };
+        if part == 0 { isa.evens(pairs) } else { isa.odds(pairs) }
+    }
+    #[inline(always)]
+    unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> S::F {
+        // SAFETY: readable, by contract.
+        unsafe { Single::splat(isa, from) }
+    }
+    #[inline(always)]
+    fn dot<S: Wide>(isa: S, sum: S::F, w: S::F, x: S::F) -> S::F {
+        isa.fma(w, x, sum)
+    }
+    #[inline(always)]
+    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { Single::store_row(isa, v, to) }
+    }
+    #[inline(always)]
+    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { Pairs::store_panel(isa, v, to) }
+    }
+    #[inline(always)]
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
+        Single::exp2(isa, x)
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
+        // SAFETY: readable and writable, by contract.
+        unsafe { Pairs::zip(isa, rows, to) }
+    }
+}
+
+/// Pairs of bf16 by pairs of bf16.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs;
 
 impl Element for Pairs {
     type Words<S: Wide> = S::B;
     const PER_WORD: usize = 2;
+    const PARTS: usize = 1;
     const STORED: KvFormat = KvFormat::BF16;
     const EXP_DEGREE: usize = 3;
 
     #[inline(always)]
-    unsafe fn load<S: Wide>(isa: S, from: *const u32) -> S::B {
+    unsafe fn load<S: Wide>(isa: S, from: *const u32, _: usize) -> S::B {
         // SAFETY: readable, by contract.
         unsafe { isa.load_bytes(from.cast()) }
     }
@@ -102,7 +168,12 @@ impl Element for Pairs {
         isa.dot_bf16(sum, w, x)
     }
     #[inline(always)]
-    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { isa.store_bf16(v, to.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32) {
         // SAFETY: writable, by contract.
         unsafe { isa.store_bf16(v, to.cast()) }
     }

@@ -10,7 +10,7 @@
 //!   pack.rs      a block's keys and values, from rows of the cache to the layout of the products
 //!   product.rs   some queries times all keys, some weights times all values
 //!   tile.rs      a task: for each block pack, multiply, exponentials, multiply, merge
-//!   element.rs   in f32, or in pairs of bf16 where the machine multiplies those
+//!   element.rs   in f32, in pairs of bf16 where the machine multiplies those, or one by the other
 //! ```
 mod element;
 mod pack;
@@ -20,7 +20,7 @@ mod tile;
 
 use std::sync::atomic::Ordering;
 
-use element::{Element, Pairs, Single};
+use element::{Element, Pairs, Single, Widened};
 use plan::Plan;
 use tile::{Gather, Merge, Operands};
 
@@ -64,11 +64,12 @@ impl Shares {
 impl Attention<'_> {
     /// Computes it.
     pub(super) fn run(self, workers: &mut Workers) {
-        // Halves would lose bits as bf16, f32 more; bytes are whole numbers, which bf16 holds exactly.
-        if self.in_bf16 && matches!(self.cache.layout().format(), KvFormat::BF16 | KvFormat::Int8) {
-            self.run_in::<Pairs>(workers);
-        } else {
-            self.run_in::<Single>(workers);
+        match self.cache.layout().format() {
+            // Bytes are whole numbers, which bf16 holds exactly.
+            KvFormat::BF16 | KvFormat::Int8 if self.in_bf16 => self.run_in::<Pairs>(workers),
+            KvFormat::BF16 | KvFormat::Int8 => self.run_in::<Widened>(workers),
+            // Halves would lose bits as bf16, f32 more.
+            KvFormat::F16 | KvFormat::F32 => self.run_in::<Single>(workers),
         }
     }
 

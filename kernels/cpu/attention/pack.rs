@@ -26,29 +26,29 @@ pub(super) struct Rows {
     pub asked: Asked,
 }
 
-/// A walk over the next block, in the order of memory: in steps between other work, since many at once would hold up the
-/// loads that come after, and hardware does best with neighbours.
+/// A walk over the next block, in the order of memory: a step a key of each head, half of them among the keys and half among
+/// the values, since many lines at once would hold up the loads that come after, and hardware does best with neighbours.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    /// What of each row, in bytes: the heads' keys, and their values. One run where the tile has all heads.
-    pub parts: [(usize, usize); 2],
-    /// Cache lines a step.
-    pub lines: usize,
+    /// Of a row's runs, the heads' keys and their values, the first byte and the cache lines a step. A tile that has all
+    /// heads has one run.
+    pub runs: [(usize, usize); 2],
+    /// Steps a row.
+    pub steps: usize,
     row: usize,
-    part: usize,
-    line: usize,
+    step: usize,
 }
 
 impl Asked {
-    /// For so many heads of rows, which are asked for in two steps a key of each head.
+    /// For runs of so many bytes, by so many heads.
     pub(super) fn new(parts: [(usize, usize); 2], heads: usize) -> Self {
-        let lines: usize = parts.iter().map(|(start, end)| (end - start).div_ceil(64)).sum();
-        Self { parts, lines: lines.div_ceil(2 * heads), row: 0, part: 0, line: 0 }
+        let runs = parts.map(|(start, end)| (start, (end - start).div_ceil(64).div_ceil(heads)));
+        Self { runs, steps: heads, row: 0, step: 0 }
     }
 
     /// From the first row again.
     pub(super) fn restart(&mut self) {
-        *self = Self { row: 0, part: 0, line: 0, ..*self };
+        (self.row, self.step) = (0, 0);
     }
 }
 
@@ -64,20 +64,17 @@ impl Rows {
     /// A step.
     #[inline(always)]
     fn ask<S: Wide>(&mut self, isa: S) {
-        let Asked { parts, lines, row, part, line } = &mut self.asked;
-        for _ in 0..*lines {
-            let Some(next) = self.next.get(*row) else {
-                return;
-            };
-            let (start, end) = parts[*part];
-            isa.prefetch(next.wrapping_add(start + 64 * *line));
-            *line += 1;
-            if start + 64 * *line >= end {
-                (*part, *line) = (*part + 1, 0);
-                if *part == 2 || parts[*part].0 == parts[*part].1 {
-                    (*row, *part) = (*row + 1, 0);
-                }
+        let Asked { runs, steps, row, step } = &mut self.asked;
+        let Some(next) = self.next.get(*row) else { return };
+        for (start, lines) in *runs {
+            let from = next.wrapping_add(start + 64 * *step * lines);
+            for line in 0..lines {
+                isa.prefetch(from.wrapping_add(64 * line));
             }
+        }
+        *step += 1;
+        if *step == *steps {
+            (*row, *step) = (*row + 1, 0);
         }
     }
 }
@@ -154,7 +151,9 @@ impl<E: Element> Pack<'_, '_, E> {
         }
         for first in (0..self.rows.count).step_by(E::PER_WORD) {
             self.values::<S, R>(isa, first);
-            (0..E::PER_WORD).for_each(|_| self.rows.ask(isa));
+            for _ in 0..E::PER_WORD.div_ceil(2) {
+                self.rows.ask(isa);
+            }
         }
     }
 
@@ -163,21 +162,17 @@ impl<E: Element> Pack<'_, '_, E> {
     fn keys<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
         let (words, bytes) = (self.dim.div_ceil(E::PER_WORD), R::FORMAT.element_bytes());
         let rows: [_; WIDE] = *self.rows.rows[first..].first_chunk().expect("a block is groups of sixteen");
-        let corners = words.div_ceil(WIDE);
-        for corner in 0..corners {
-            let word = corner * WIDE;
-            for _ in corner * WIDE / corners..(corner + 1) * WIDE / corners {
+        for word in (0..words).step_by(WIDE) {
+            for _ in 0..WIDE * WIDE / words.next_multiple_of(WIDE) / 2 {
                 self.rows.ask(isa);
             }
-            let from = word * E::PER_WORD;
-            let left = self.dim - from;
-            let start = |i: usize| rows[i].wrapping_add(self.at.0 + from * bytes);
+            let left = self.dim - word * E::PER_WORD;
+            let at = self.at.0 + word * E::PER_WORD * bytes;
             // SAFETY: `run` has checked that the panel has the words, padded.
             let to = unsafe { self.to.keys.as_mut_ptr().add(first * padded(words) + word * WIDE) };
             if R::FORMAT == E::STORED && left >= WIDE * E::PER_WORD {
-                let rows: [*const u32; WIDE] = std::array::from_fn(|i| start(i).cast());
                 // SAFETY: rows hold sixteen more words; so does the panel.
-                unsafe { isa.transpose(&rows, to, WIDE) };
+                unsafe { isa.transpose(&rows, at, to, WIDE) };
                 continue;
             }
             let mut corner = [[0u32; WIDE]; WIDE];
@@ -185,38 +180,47 @@ impl<E: Element> Pack<'_, '_, E> {
                 for part in 0..E::PER_WORD.min(left.div_ceil(WIDE)) {
                     // SAFETY: a row holds `left` elements from here on, and a part is sixteen of them, or the last few.
                     unsafe {
-                        let v = load_some::<S, R>(isa, start(i).add(part * WIDE * bytes), left - part * WIDE);
-                        E::store(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
+                        let v = load_some::<S, R>(isa, rows[i].add(at + part * WIDE * bytes), left - part * WIDE);
+                        E::store_panel(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
                     }
                 }
             }
             // SAFETY: sixteen rows of sixteen words; the panel as above.
-            unsafe { isa.transpose(&corner.each_ref().map(|row| row.as_ptr()), to, WIDE) };
+            unsafe { isa.transpose(&corner.each_ref().map(|row| row.as_ptr().cast()), 0, to, WIDE) };
         }
     }
 
     /// The values of the keys that share a word.
     #[inline(always)]
     fn values<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
-        let (columns, bytes) = (padded(self.dim), R::FORMAT.element_bytes());
+        let bytes = R::FORMAT.element_bytes();
         let is_there = |i: usize| first + i < self.rows.count;
-        for column in (0..columns).step_by(WIDE) {
-            let left = self.dim - column;
-            let start = |i: usize| self.rows.rows[first + i].wrapping_add(self.at.1 + column * bytes);
-            // SAFETY: `run` has checked that the panel has this row and column.
-            let to = unsafe { self.to.values.as_mut_ptr().add((column * BLOCK + first * WIDE) / E::PER_WORD) };
-            if R::FORMAT == E::STORED && left >= WIDE && is_there(E::PER_WORD - 1) {
-                // SAFETY: rows hold sixteen more elements.
-                unsafe { E::zip(isa, [start(0).cast(), start(E::PER_WORD - 1).cast()], to) };
-                continue;
+        let rows = [first, first + E::PER_WORD - 1].map(|i| self.rows.rows[i].wrapping_add(self.at.1));
+        // SAFETY: `run` has checked that the panel has this row, and below each of its columns.
+        let to = unsafe { self.to.values.as_mut_ptr().add(first * WIDE / E::PER_WORD) };
+        let whole = if R::FORMAT == E::STORED && is_there(E::PER_WORD - 1) { self.dim / WIDE } else { 0 };
+        for vector in 0..whole {
+            // SAFETY: rows hold sixteen more elements.
+            unsafe {
+                let rows = [rows[0].add(vector * WIDE * bytes).cast(), rows[1].add(vector * WIDE * bytes).cast()];
+                E::zip(isa, rows, to.add(vector * WIDE * BLOCK / E::PER_WORD));
             }
+        }
+        for vector in whole..padded(self.dim) / WIDE {
+            let left = self.dim - vector * WIDE;
             let mut copies = [[0u32; WIDE]; 2];
             for (i, copy) in copies.iter_mut().enumerate().take(E::PER_WORD).filter(|(i, _)| is_there(*i)) {
                 // SAFETY: a row holds `left` elements from here on; a copy holds sixteen elements.
-                unsafe { E::store(isa, load_some::<S, R>(isa, start(i), left), copy.as_mut_ptr()) };
+                unsafe {
+                    let v = load_some::<S, R>(isa, rows[i].add(vector * WIDE * bytes), left);
+                    E::store_panel(isa, v, copy.as_mut_ptr());
+                }
             }
             // SAFETY: sixteen elements of each.
-            unsafe { E::zip(isa, copies.each_ref().map(|row| row.as_ptr()), to) };
+            unsafe {
+                let to = to.add(vector * WIDE * BLOCK / E::PER_WORD);
+                E::zip(isa, copies.each_ref().map(|row| row.as_ptr()), to);
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Product<E> {
 pub(super) struct Size {
     /// Rows of a: at most [`rows_at_once`].
     pub rows: usize,
-    /// Words of a row of a; rows of b.
+    /// Rows of b; of a row of a, words by [`Element::PARTS`].
     pub words: usize,
     /// Vectors of sixteen columns.
     pub vectors: usize,
@@ -86,14 +86,16 @@ impl<E: Element> Product<E> {
             for k in 0..self.size.words {
                 // Loops, not closures: those would be functions of their own, without the instruction set.
                 let b = b.add(k * WIDE);
-                let mut columns = [E::load(isa, b); N];
-                for (j, column) in columns.iter_mut().enumerate().skip(1) {
-                    *column = E::load(isa, b.add(j * self.b_stride));
-                }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let a = E::splat(isa, self.a.add(i * self.a_stride + k));
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = E::dot(isa, *sum, column, a);
+                for part in 0..E::PARTS {
+                    let mut columns = [E::load(isa, b, part); N];
+                    for (j, column) in columns.iter_mut().enumerate().skip(1) {
+                        *column = E::load(isa, b.add(j * self.b_stride), part);
+                    }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let a = E::splat(isa, self.a.add(i * self.a_stride + k * E::PARTS + part));
+                        for (sum, column) in sums.iter_mut().zip(columns) {
+                            *sum = E::dot(isa, *sum, column, a);
+                        }
                     }
                 }
             }

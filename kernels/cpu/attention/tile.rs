@@ -225,7 +225,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
     fn run<S: Wide>(self, isa: S) {
         let Self { operands, tile, share, scratch, .. } = self;
         let (op, columns) = (operands.op, operands.columns());
-        let q_stride = columns / E::PER_WORD;
+        let q_stride = columns / E::ROW_PER_WORD;
         let (queries, each) = (operands.queries(tile), tile.tokens * operands.group());
         let [q, keys, values, scores, weights, fresh, gathered, largest, sums, key_scales, value_scales] = scratch
             .slices([
@@ -233,7 +233,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
                 padded(op.head_dim.div_ceil(E::PER_WORD)) * BLOCK,
                 BLOCK / E::PER_WORD * columns,
                 MOST_ROWS * BLOCK,
-                MOST_ROWS * BLOCK / E::PER_WORD,
+                MOST_ROWS * BLOCK / E::ROW_PER_WORD,
                 MOST_ROWS * columns,
                 queries * columns,
                 queries + WIDE,
@@ -279,16 +279,16 @@ impl<E: Element> WideKernel for Gather<'_, E> {
 /// Converts the tile's queries, multiplied by what makes a power of two of a score the exponential.
 #[inline(always)]
 fn load_queries<S: Wide, E: Element>(isa: S, operands: &Operands<'_>, tile: &Tile, q: &mut [u32]) {
-    let (dim, stride) = (operands.op.head_dim, operands.columns() / E::PER_WORD);
+    let (dim, stride) = (operands.op.head_dim, operands.columns() / E::ROW_PER_WORD);
     let scale = isa.splat(operands.op.scale * LOG2_E);
     for (query, q) in q.chunks_exact_mut(stride).take(operands.queries(tile)).enumerate() {
         let (token, head) = operands.query(tile, query);
         let from = &operands.qkv.row(tile.first + token)[head * dim..][..dim];
-        for (from, q) in from.chunks(WIDE).zip(q.chunks_exact_mut(WIDE / E::PER_WORD)) {
+        for (from, q) in from.chunks(WIDE).zip(q.chunks_exact_mut(WIDE / E::ROW_PER_WORD)) {
             let mut whole = [0.0; WIDE];
             whole[..from.len()].copy_from_slice(from);
             // SAFETY: sixteen f32, and the words of sixteen elements.
-            unsafe { E::store(isa, isa.mul(isa.load(whole.as_ptr()), scale), q.as_mut_ptr()) };
+            unsafe { E::store_row(isa, isa.mul(isa.load(whole.as_ptr()), scale), q.as_mut_ptr()) };
         }
     }
 }
@@ -352,7 +352,7 @@ impl Few<'_> {
         }
         let size = Size { rows: part.count, words: operands.op.head_dim.div_ceil(E::PER_WORD), vectors };
         let q = &self.q[part.first * self.q_stride..];
-        assert!(q.len() >= (part.count - 1) * self.q_stride + size.words && part.count <= MOST_ROWS);
+        assert!(q.len() >= (part.count - 1) * self.q_stride + size.words * E::PARTS && part.count <= MOST_ROWS);
         // SAFETY: as many rows of q as just asserted; a panel of keys has BLOCK columns, scores MOST_ROWS rows of them.
         isa.run(unsafe {
             let (keys, scores) = (panels.keys.as_ptr(), self.scores.as_mut_ptr());
@@ -369,7 +369,7 @@ impl Few<'_> {
             self.largest[i] = largest(isa, scores);
         }
         for (i, _) in part.seeing() {
-            let weights = &mut self.weights[i * BLOCK / E::PER_WORD..][..vectors * WIDE / E::PER_WORD];
+            let weights = &mut self.weights[i * BLOCK / E::ROW_PER_WORD..][..vectors * WIDE / E::ROW_PER_WORD];
             let scores = &self.scores[i * BLOCK..][..vectors * WIDE];
             let scales = scaled.then_some(&*panels.value_scales);
             self.sums[i] = exponentials::<S, E>(isa, scores, self.largest[i], scales, weights);
@@ -378,7 +378,7 @@ impl Few<'_> {
         // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights.
         isa.run(unsafe {
             let (weights, values) = (self.weights.as_ptr(), panels.values.as_ptr());
-            let (weights, values) = ((weights, BLOCK / E::PER_WORD), (values, BLOCK / E::PER_WORD * WIDE));
+            let (weights, values) = ((weights, BLOCK / E::ROW_PER_WORD), (values, BLOCK / E::PER_WORD * WIDE));
             Product::<E>::new(weights, values, (self.fresh.as_mut_ptr(), columns), size)
         });
     }
@@ -431,7 +431,7 @@ fn exponentials<S: Wide, E: Element>(
     weights: &mut [u32],
 ) -> f32 {
     let (largest, mut sum) = (isa.splat(largest), isa.splat(0.0));
-    let vectors = scores.as_chunks::<WIDE>().0.iter().zip(weights.chunks_exact_mut(WIDE / E::PER_WORD));
+    let vectors = scores.as_chunks::<WIDE>().0.iter().zip(weights.chunks_exact_mut(WIDE / E::ROW_PER_WORD));
     for (at, (scores, weights)) in vectors.enumerate() {
         // SAFETY: sixteen f32 of scores and of scales, which are as many; the words of sixteen elements.
         unsafe {
@@ -440,7 +440,7 @@ fn exponentials<S: Wide, E: Element>(
             if let Some(scales) = scales {
                 p = isa.mul(p, isa.load(scales[at * WIDE..][..WIDE].as_ptr()));
             }
-            E::store(isa, p, weights.as_mut_ptr());
+            E::store_row(isa, p, weights.as_mut_ptr());
         }
     }
     isa.sum(sum)

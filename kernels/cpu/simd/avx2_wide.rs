@@ -170,7 +170,7 @@ impl Wide for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize) {
+    unsafe fn transpose(self, rows: &[*const u8; WIDE], at: usize, to: *mut u32, stride: usize) {
         for quarter in 0..4 {
             let (row, word) = (quarter / 2 * 8, quarter % 2 * 8);
             // SAFETY: see above: eight rows of eight words, a quarter of what is readable and writable.
@@ -178,7 +178,7 @@ impl Wide for Avx2 {
                 // Loops, not closures: those are functions of their own, which without the features inline no instruction.
                 let mut v = [_mm256_setzero_ps(); 8];
                 for i in 0..8 {
-                    v[i] = _mm256_loadu_ps(rows[row + i].add(word).cast());
+                    v[i] = _mm256_loadu_ps(rows[row + i].add(at + 4 * word).cast());
                 }
                 // pairs[2 i + h]: words 4 q + 2 h and + 1 of rows 2 i and 2 i + 1, of each half q.
                 let mut pairs = v;
@@ -204,13 +204,13 @@ impl Wide for Avx2 {
     }
     #[inline(always)]
     unsafe fn zip(self, a: *const u16, b: *const u16, to: *mut u32) {
-        for at in [0, 8] {
-            // SAFETY: see above: eight pairs.
-            unsafe {
-                let a = _mm256_cvtepu16_epi32(_mm_loadu_si128(a.add(at).cast()));
-                let b = _mm256_cvtepu16_epi32(_mm_loadu_si128(b.add(at).cast()));
-                _mm256_storeu_si256(to.add(at).cast(), _mm256_or_si256(a, _mm256_slli_epi32::<16>(b)));
-            }
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) = (_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast()));
+            // Pairs 0 to 3 and 8 to 11, then 4 to 7 and 12 to 15.
+            let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+            _mm256_storeu_si256(to.cast(), _mm256_permute2x128_si256::<0x20>(low, high));
+            _mm256_storeu_si256(to.add(8).cast(), _mm256_permute2x128_si256::<0x31>(low, high));
         }
     }
     #[inline(always)]

@@ -158,13 +158,13 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize) {
+    unsafe fn transpose(self, rows: &[*const u8; WIDE], at: usize, to: *mut u32, stride: usize) {
         // SAFETY: see above. Pairs of rows, pairs of those, then quarters of registers twice.
         unsafe {
             // Loops, not closures: those are functions of their own, which without the features inline no instruction.
             let mut v = [_mm512_setzero_si512(); 16];
             for i in 0..16 {
-                v[i] = _mm512_loadu_si512(rows[i].cast());
+                v[i] = _mm512_loadu_si512(rows[i].add(at).cast());
             }
             // pairs[2 i + h]: words 4 q + 2 h and + 1 of rows 2 i and 2 i + 1, of each quarter q.
             let mut pairs = v;

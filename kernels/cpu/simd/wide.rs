@@ -83,11 +83,12 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     /// # Safety
     /// Sixteen bytes are readable.
     unsafe fn load_i8(self, from: *const i8) -> Self::F;
-    /// Sixteen rows of sixteen words of 32 bits into sixteen columns: row `i`'s word `j` goes to `to[j * stride + i]`.
+    /// Sixteen rows of sixteen words of 32 bits, from byte `at` of each, into sixteen columns: row `i`'s word `j` goes to
+    /// `to[j * stride + i]`.
     ///
     /// # Safety
     /// The rows are readable, and `to[15 * stride + 15]` and what is before it writable; words need no alignment.
-    unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize);
+    unsafe fn transpose(self, rows: &[*const u8; WIDE], at: usize, to: *mut u32, stride: usize);
     /// Sixteen pairs `(a[i], b[i])`.
     ///
     /// # Safety
@@ -270,11 +271,11 @@ impl Wide for super::portable::Portable {
         unsafe { *from.cast::<[i8; WIDE]>() }.map(f32::from)
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const u32; WIDE], to: *mut u32, stride: usize) {
+    unsafe fn transpose(self, rows: &[*const u8; WIDE], at: usize, to: *mut u32, stride: usize) {
         for (i, row) in rows.iter().enumerate() {
             for j in 0..WIDE {
                 // SAFETY: readable and writable, by contract.
-                unsafe { to.add(j * stride + i).write_unaligned(row.add(j).read_unaligned()) }
+                unsafe { to.add(j * stride + i).write_unaligned(row.add(at + 4 * j).cast::<u32>().read_unaligned()) }
             }
         }
     }

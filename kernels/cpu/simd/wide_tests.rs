@@ -146,9 +146,11 @@ fn rows_become_columns_and_pairs_are_zipped() {
         fn run<S: Wide>(self, isa: S) -> Self::Out {
             let (mut turned, mut zipped) = (vec![7; WIDE * STRIDE], [0; WIDE]);
             let rows = self.0.each_ref().map(|row| row.as_ptr());
+            // An odd address, and as many bytes further on.
+            let bytes = rows.map(|row| row.cast::<u8>().wrapping_sub(5));
             // SAFETY: sixteen rows of sixteen; `turned` has sixteen of STRIDE; a row is 32 halves.
             unsafe {
-                isa.transpose(&rows, turned.as_mut_ptr(), STRIDE);
+                isa.transpose(&bytes, 5, turned.as_mut_ptr(), STRIDE);
                 isa.zip(rows[3].cast(), rows[8].cast(), zipped.as_mut_ptr());
             }
             (turned, zipped)
