@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 
 use element::{Element, Pairs, Single, Widened};
 use plan::Plan;
-use tile::{Gather, Merge, Operands};
+use tile::{Around, Gather, Merge, Operands};
 
 use super::simd::padded;
 use super::tensor::Tensor;
@@ -79,13 +79,15 @@ impl Attention<'_> {
         if shares.0.len() < plan.floats {
             shares.0 = Buffer::zeroed(plan.floats, "attention").expect("memory for the blocks that threads share");
         }
-        let (level, stride) = (workers.level, out.stride);
+        let (level, stride, threads) = (workers.level, out.stride, workers.threads());
         let (out, memory) = (Shared::new(&mut out.values), Shared::new(&mut shares.0));
         let operands = Operands { op, staged, cache, qkv, out: &out, stride, memory: &memory };
         workers.run(plan.tiles.len(), |scratch, i| {
             let tile = &plan.tiles[i];
             let share = tile.share.map(|share| &plan.shares[share]);
-            level.run(Gather::<E>::new(&operands, tile, share, scratch));
+            // Most likely this thread's next, and if not, another's, with which it shares a cache.
+            let around = Around { is_first: i < threads, next: plan.tiles.get(i + threads) };
+            level.run(Gather::<E>::new(&operands, tile, share, around, scratch));
             // The last to end sees what all have written.
             if let Some(share) = share.filter(|share| share.left.fetch_sub(1, Ordering::AcqRel) == 1) {
                 // SAFETY: so all have ended.

@@ -35,6 +35,8 @@ pub(super) struct Asked {
     pub runs: [(usize, usize); 2],
     /// Steps a row.
     pub steps: usize,
+    /// Steps at once: a short block's keys ask for all of a long one.
+    pub at_once: usize,
     row: usize,
     step: usize,
 }
@@ -43,7 +45,7 @@ impl Asked {
     /// For runs of so many bytes, by so many heads.
     pub(super) fn new(parts: [(usize, usize); 2], heads: usize) -> Self {
         let runs = parts.map(|(start, end)| (start, (end - start).div_ceil(64).div_ceil(heads)));
-        Self { runs, steps: heads, row: 0, step: 0 }
+        Self { runs, steps: heads, at_once: 1, row: 0, step: 0 }
     }
 
     /// From the first row again.
@@ -61,20 +63,22 @@ impl Rows {
         }
     }
 
-    /// A step.
+    /// A step, or some.
     #[inline(always)]
     fn ask<S: Wide>(&mut self, isa: S) {
-        let Asked { runs, steps, row, step } = &mut self.asked;
-        let Some(next) = self.next.get(*row) else { return };
-        for (start, lines) in *runs {
-            let from = next.wrapping_add(start + 64 * *step * lines);
-            for line in 0..lines {
-                isa.prefetch(from.wrapping_add(64 * line));
+        let Asked { runs, steps, at_once, row, step } = &mut self.asked;
+        for _ in 0..*at_once {
+            let Some(next) = self.next.get(*row) else { return };
+            for (start, lines) in *runs {
+                let from = next.wrapping_add(start + 64 * *step * lines);
+                for line in 0..lines {
+                    isa.prefetch(from.wrapping_add(64 * line));
+                }
             }
-        }
-        *step += 1;
-        if *step == *steps {
-            (*row, *step) = (*row + 1, 0);
+            *step += 1;
+            if *step == *steps {
+                (*row, *step) = (*row + 1, 0);
+            }
         }
     }
 }

@@ -154,11 +154,21 @@ impl<'a> Kept<'a> {
     }
 }
 
+/// Where a tile stands among a thread's: what to ask memory for.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// Nobody has asked for its first block.
+    pub is_first: bool,
+    /// The tile after it, whose first block is asked for meanwhile.
+    pub next: Option<&'a Tile>,
+}
+
 /// Computes a tile's blocks.
 pub(super) struct Gather<'a, E> {
     operands: &'a Operands<'a>,
     tile: &'a Tile,
     share: Option<&'a Share>,
+    around: Around<'a>,
     scratch: &'a mut Scratch,
     element: PhantomData<E>,
 }
@@ -168,9 +178,10 @@ impl<'a, E: Element> Gather<'a, E> {
         operands: &'a Operands<'a>,
         tile: &'a Tile,
         share: Option<&'a Share>,
+        around: Around<'a>,
         scratch: &'a mut Scratch,
     ) -> Self {
-        Self { operands, tile, share, scratch, element: PhantomData }
+        Self { operands, tile, share, around, scratch, element: PhantomData }
     }
 }
 
@@ -223,7 +234,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
 
     #[inline(always)]
     fn run<S: Wide>(self, isa: S) {
-        let Self { operands, tile, share, scratch, .. } = self;
+        let Self { operands, tile, share, around, scratch, .. } = self;
         let (op, columns) = (operands.op, operands.columns());
         let q_stride = columns / E::ROW_PER_WORD;
         let (queries, each) = (operands.queries(tile), tile.tokens * operands.group());
@@ -246,9 +257,9 @@ impl<E: Element> WideKernel for Gather<'_, E> {
         let mut running = Running::start(largest, sums, gathered, columns);
         let mut few = Few { q, q_stride, scores, weights, fresh, largest: [UNSEEN; WIDE], sums: [0.0; WIDE] };
         let mut panels = Panels { keys, values, key_scales, value_scales };
-        let mut rows = Rows::start(isa, operands, tile);
+        let mut rows = Rows::start(isa, operands, tile, around.is_first);
         for block in tile.blocks.clone() {
-            rows.turn_to(operands, tile, block);
+            rows.turn_to(operands, tile, block, around.next);
             // SAFETY: a share's block is one task's alone until all have ended.
             let mut kept = share.map(|share| unsafe { Kept::of(operands, share, block, queries) });
             for (i, kv_head) in tile.kv_heads.clone().enumerate() {
@@ -294,36 +305,47 @@ fn load_queries<S: Wide, E: Element>(isa: S, operands: &Operands<'_>, tile: &Til
 }
 
 impl Rows {
-    /// Before the first block, which is asked for at once: nothing else can be done yet.
+    /// Before the first block, which is asked for at once if nobody has: nothing else can be done yet.
     #[inline(always)]
-    fn start<S: Wide>(isa: S, operands: &Operands<'_>, tile: &Tile) -> Self {
+    fn start<S: Wide>(isa: S, operands: &Operands<'_>, tile: &Tile, is_first: bool) -> Self {
         let mut next = [std::ptr::null(); BLOCK];
         find_rows(operands, tile, tile.blocks.start, &mut next);
-        let (layout, Range { start, end }) = (operands.cache.layout(), tile.kv_heads.clone());
-        let heads = end - start;
-        let parts = if heads == operands.op.kv_heads {
-            [(0, layout.bytes()), (0, 0)]
-        } else {
-            [(layout.key(start), layout.key(end)), (layout.value(start), layout.value(end))]
-        };
-        let mut rows = Self { rows: next, count: 0, next, asked: Asked::new(parts, heads) };
-        rows.ask_all(isa);
+        let mut rows = Self { rows: next, count: 0, next, asked: asked(operands, tile) };
+        if is_first {
+            rows.ask_all(isa);
+        }
         rows
     }
 
-    /// To the next block: `block`, which the last call or `start` has looked up.
-    fn turn_to(&mut self, operands: &Operands<'_>, tile: &Tile, block: usize) {
+    /// To the next block: `block`, which the last call or `start` has looked up. What comes after it is asked for from now on.
+    fn turn_to(&mut self, operands: &Operands<'_>, tile: &Tile, block: usize, next_tile: Option<&Tile>) {
         self.rows = self.next;
         self.count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
         if block + 1 < tile.blocks.end {
             find_rows(operands, tile, block + 1, &mut self.next);
             self.asked.restart();
+        } else if let Some(next) = next_tile {
+            let count = find_rows(operands, next, next.blocks.start, &mut self.next);
+            self.asked = asked(operands, next);
+            self.asked.at_once = count.div_ceil(self.count);
         }
     }
 }
 
-/// Where the rows of a block start: those that the tile's last token sees, then the first of them again.
-fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*const u8; BLOCK]) {
+/// A walk over the rows of a tile's blocks.
+fn asked(operands: &Operands<'_>, tile: &Tile) -> Asked {
+    let (layout, Range { start, end }) = (operands.cache.layout(), tile.kv_heads.clone());
+    let heads = end - start;
+    let parts = if heads == operands.op.kv_heads {
+        [(0, layout.bytes()), (0, 0)]
+    } else {
+        [(layout.key(start), layout.key(end)), (layout.value(start), layout.value(end))]
+    };
+    Asked::new(parts, heads)
+}
+
+/// Where the rows of a block start: those that the tile's last token sees, then the first of them again. How many it sees.
+fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*const u8; BLOCK]) -> usize {
     let (layer, pages) = (operands.op.layer, operands.staged.pages(tile.row));
     let page_size = operands.cache.shape().page_size;
     let (mut page, mut offset) = (block * BLOCK / page_size, block * BLOCK % page_size);
@@ -337,6 +359,7 @@ fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*cons
     }
     let first = to[0];
     to[count..].fill(first);
+    count
 }
 
 impl Few<'_> {
