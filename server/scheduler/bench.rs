@@ -70,7 +70,8 @@ impl Running {
         for _ in 0..50 {
             it.plan();
             let output = it.out.pop_front().expect("a batch is out");
-            it.step(output);
+            let planned = it.step(output);
+            it.out.extend(planned.iter().map(answer));
         }
         assert_eq!(it.scheduler.stats().running, ROWS);
         it
@@ -135,7 +136,7 @@ fn tree(page_size: usize, branch: usize) -> (Scheduler, Vec<TokenId>) {
         if id > 0 {
             prompt.extend((0..(tail * page_size) as u32).map(|token| (1 << 20) + id as u32 * 97 + token));
         }
-        prompt.push(5); // the last token is never cached
+        prompt.push(5); // the last token is never matched
         admit(&mut scheduler, id as u64, &prompt, 1);
         while let Some(batch) = scheduler.plan() {
             scheduler.commit(answer(&batch));
@@ -143,7 +144,8 @@ fn tree(page_size: usize, branch: usize) -> (Scheduler, Vec<TokenId>) {
         scheduler.take_notices();
     }
     let cached = scheduler.stats().pages_cached;
-    assert!((PAGES * 95 / 100..=PAGES).contains(&cached), "{cached} pages are cached");
+    // Where a page is a token, the one behind each prompt is kept as well.
+    assert!((PAGES * 95 / 100..=PAGES + branches + 1).contains(&cached), "{cached} pages are cached");
     (scheduler, matched)
 }
 
