@@ -47,6 +47,13 @@ pub(super) trait Element: Copy + Send + Sync {
     /// # Safety
     /// Sixteen elements of each row are readable, sixteen words writable.
     unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32);
+    /// Whether rows of a cache of this format are multiplied as they lie there.
+    fn multiplies(format: KvFormat) -> bool;
+    /// What [`Element::load`] gives of a panel that has these stored rows, `PER_WORD` of them.
+    ///
+    /// # Safety
+    /// Sixteen elements of each row are readable, and `multiplies` holds of the format.
+    unsafe fn load_rows<S: Wide, R: Stored>(isa: S, rows: [*const u8; 2], part: usize) -> Self::Words<S>;
 }
 
 /// f32 by f32.
@@ -92,6 +99,15 @@ impl Element for Single {
     unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
         // SAFETY: readable and writable, by contract; rows of a cache need not be aligned, and are loaded as if they were not.
         unsafe { isa.store(isa.load(rows[0].cast()), to.cast()) }
+    }
+    #[inline(always)]
+    fn multiplies(format: KvFormat) -> bool {
+        matches!(format, KvFormat::F32 | KvFormat::F16)
+    }
+    #[inline(always)]
+    unsafe fn load_rows<S: Wide, R: Stored>(isa: S, rows: [*const u8; 2], _: usize) -> S::F {
+        // SAFETY: readable, by contract.
+        unsafe { R::load(isa, rows[0]) }
     }
 }
 
@@ -140,6 +156,15 @@ impl Element for Widened {
         // SAFETY: readable and writable, by contract.
         unsafe { Pairs::zip(isa, rows, to) }
     }
+    #[inline(always)]
+    fn multiplies(format: KvFormat) -> bool {
+        matches!(format, KvFormat::BF16 | KvFormat::Int8)
+    }
+    #[inline(always)]
+    unsafe fn load_rows<S: Wide, R: Stored>(isa: S, rows: [*const u8; 2], part: usize) -> S::F {
+        // SAFETY: readable, by contract.
+        unsafe { R::load(isa, rows[part]) }
+    }
 }
 
 /// Pairs of bf16 by pairs of bf16.
@@ -184,7 +209,16 @@ impl Element for Pairs {
     #[inline(always)]
     unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
         // SAFETY: readable and writable, by contract.
-        unsafe { isa.zip(rows[0].cast(), rows[1].cast(), to) }
+        unsafe { isa.store_bytes(isa.zip(rows[0].cast(), rows[1].cast()), to.cast()) }
+    }
+    #[inline(always)]
+    fn multiplies(format: KvFormat) -> bool {
+        format == Self::STORED
+    }
+    #[inline(always)]
+    unsafe fn load_rows<S: Wide, R: Stored>(isa: S, rows: [*const u8; 2], _: usize) -> S::B {
+        // SAFETY: readable, by contract, which says as well that they are bf16.
+        unsafe { isa.zip(rows[0].cast(), rows[1].cast()) }
     }
 }
 

@@ -65,7 +65,7 @@ impl Rows {
 
     /// A step, or some.
     #[inline(always)]
-    fn ask<S: Wide>(&mut self, isa: S) {
+    pub(super) fn ask<S: Wide>(&mut self, isa: S) {
         let Asked { runs, steps, at_once, row, step } = &mut self.asked;
         for _ in 0..*at_once {
             let Some(next) = self.next.get(*row) else { return };
@@ -95,6 +95,8 @@ pub(super) struct Pack<'a, 'p, E> {
     pub format: KvFormat,
     /// Elements a head.
     pub dim: usize,
+    /// Values too, not keys alone.
+    pub values: bool,
     /// To where.
     pub to: &'a mut Panels<'p>,
     /// As what.
@@ -152,6 +154,9 @@ impl<E: Element> Pack<'_, '_, E> {
     fn pack<S: Wide, R: Stored>(&mut self, isa: S) {
         for group in 0..self.rows.count.div_ceil(WIDE) {
             self.keys::<S, R>(isa, group * WIDE);
+        }
+        if !self.values {
+            return;
         }
         for first in (0..self.rows.count).step_by(E::PER_WORD) {
             self.values::<S, R>(isa, first);

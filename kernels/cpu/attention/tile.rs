@@ -10,7 +10,7 @@ use super::BLOCK;
 use super::element::Element;
 use super::pack::{Asked, Pack, Panels, Rows};
 use super::plan::{Share, Tile, block_floats, first_seen};
-use super::product::{MOST_ROWS, Product, Size, rows_at_once};
+use super::product::{ByRows, MOST_ROWS, Product, Size, rows_at_once};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
 use crate::cpu::tensor::Tensor;
 use crate::cpu::workers::Scratch;
@@ -258,25 +258,29 @@ impl<E: Element> WideKernel for Gather<'_, E> {
         let mut few = Few { q, q_stride, scores, weights, fresh, largest: [UNSEEN; WIDE], sums: [0.0; WIDE] };
         let mut panels = Panels { keys, values, key_scales, value_scales };
         let mut rows = Rows::start(isa, operands, tile, around.is_first);
+        let (layout, whole) = (operands.cache.layout(), op.head_dim.is_multiple_of(WIDE));
+        // Values that are multiplied once are read where they lie.
+        let by_rows = each <= rows_at_once::<S>() && whole && E::multiplies(layout.format());
         for block in tile.blocks.clone() {
             rows.turn_to(operands, tile, block, around.next);
             // SAFETY: a share's block is one task's alone until all have ended.
             let mut kept = share.map(|share| unsafe { Kept::of(operands, share, block, queries) });
             for (i, kv_head) in tile.kv_heads.clone().enumerate() {
-                let layout = operands.cache.layout();
                 isa.run(Pack::<E> {
                     rows: &mut rows,
                     at: (layout.key(kv_head), layout.value(kv_head)),
                     scales_at: (layout.key_scale(kv_head), layout.value_scale(kv_head)),
                     format: layout.format(),
                     dim: op.head_dim,
+                    values: !by_rows,
                     to: &mut panels,
                     element: PhantomData,
                 });
                 for first in (0..each).step_by(rows_at_once::<S>()) {
                     let count = rows_at_once::<S>().min(each - first);
                     let part = Part::new(operands, tile, block, (i * each + first, count));
-                    few.gather::<S, E>(isa, operands, &part, &panels);
+                    let values = if by_rows { Some((&mut rows, layout.value(kv_head))) } else { None };
+                    few.gather::<S, E>(isa, operands, &part, &panels, values);
                     few.leave(isa, operands, &part, &mut running, kept.as_mut());
                 }
             }
@@ -363,9 +367,16 @@ fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*cons
 }
 
 impl Few<'_> {
-    /// Computes scores, exponentials and weighted values.
+    /// Computes scores, exponentials and weighted values: those of the panel, or those at a place in each row.
     #[inline(always)]
-    fn gather<S: Wide, E: Element>(&mut self, isa: S, operands: &Operands<'_>, part: &Part, panels: &Panels<'_>) {
+    fn gather<S: Wide, E: Element>(
+        &mut self,
+        isa: S,
+        operands: &Operands<'_>,
+        part: &Part,
+        panels: &Panels<'_>,
+        values: Option<(&mut Rows, usize)>,
+    ) {
         let columns = operands.columns();
         (self.largest, self.sums) = ([UNSEEN; WIDE], [0.0; WIDE]);
         let end = part.seen[part.count - 1].1;
@@ -398,12 +409,22 @@ impl Few<'_> {
             self.sums[i] = exponentials::<S, E>(isa, scores, self.largest[i], scales, weights);
         }
         let size = Size { rows: part.count, words: end.div_ceil(E::PER_WORD), vectors: columns / WIDE };
-        // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights.
-        isa.run(unsafe {
-            let (weights, values) = (self.weights.as_ptr(), panels.values.as_ptr());
-            let (weights, values) = ((weights, BLOCK / E::ROW_PER_WORD), (values, BLOCK / E::PER_WORD * WIDE));
-            Product::<E>::new(weights, values, (self.fresh.as_mut_ptr(), columns), size)
-        });
+        let weights = (self.weights.as_ptr(), BLOCK / E::ROW_PER_WORD);
+        let out = (self.fresh.as_mut_ptr(), columns);
+        // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights, and so has the
+        // block, a row of the cache for each element of it.
+        unsafe {
+            match values {
+                None => {
+                    let values = (panels.values.as_ptr(), BLOCK / E::PER_WORD * WIDE);
+                    isa.run(Product::<E>::new(weights, values, out, size));
+                }
+                Some((rows, at)) => {
+                    let values = (rows, at, operands.cache.layout().format());
+                    isa.run(ByRows::<E>::new(values, weights, out, size));
+                }
+            }
+        }
     }
 
     /// Merges what was gathered, or keeps it where the block's tile is shared.

@@ -203,14 +203,21 @@ impl Wide for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn zip(self, a: *const u16, b: *const u16, to: *mut u32) {
+    unsafe fn zip(self, a: *const u16, b: *const u16) -> Self::B {
         // SAFETY: see above.
         unsafe {
             let (a, b) = (_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast()));
             // Pairs 0 to 3 and 8 to 11, then 4 to 7 and 12 to 15.
             let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
-            _mm256_storeu_si256(to.cast(), _mm256_permute2x128_si256::<0x20>(low, high));
-            _mm256_storeu_si256(to.add(8).cast(), _mm256_permute2x128_si256::<0x31>(low, high));
+            [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, v: Self::B, to: *mut u8) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), v[0]);
+            _mm256_storeu_si256(to.add(32).cast(), v[1]);
         }
     }
     #[inline(always)]

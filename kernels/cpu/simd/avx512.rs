@@ -196,13 +196,18 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
         }
     }
     #[inline(always)]
-    unsafe fn zip(self, a: *const u16, b: *const u16, to: *mut u32) {
+    unsafe fn zip(self, a: *const u16, b: *const u16) -> __m512i {
         // SAFETY: see above.
         unsafe {
             let a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(a.cast()));
             let b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(b.cast()));
-            _mm512_storeu_si512(to.cast(), _mm512_or_si512(a, _mm512_slli_epi32::<16>(b)));
+            _mm512_or_si512(a, _mm512_slli_epi32::<16>(b))
         }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, v: __m512i, to: *mut u8) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_si512(to.cast(), v) }
     }
     #[inline(always)]
     fn largest_magnitude(self, a: __m512, b: __m512) -> f32 {

@@ -151,7 +151,7 @@ fn rows_become_columns_and_pairs_are_zipped() {
             // SAFETY: sixteen rows of sixteen; `turned` has sixteen of STRIDE; a row is 32 halves.
             unsafe {
                 isa.transpose(&bytes, 5, turned.as_mut_ptr(), STRIDE);
-                isa.zip(rows[3].cast(), rows[8].cast(), zipped.as_mut_ptr());
+                isa.store_bytes(isa.zip(rows[3].cast(), rows[8].cast()), zipped.as_mut_ptr().cast());
             }
             (turned, zipped)
         }
