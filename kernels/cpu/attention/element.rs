@@ -255,6 +255,25 @@ stored! {
     StoredInt8 Int8 load_i8 "Signed bytes."
 }
 
+/// An expression for how a cache of a format stores its elements.
+macro_rules! by_format {
+    ($format:expr, $R:ident => $body:expr) => {{
+        macro_rules! of {
+            ($stored:ident) => {{
+                type $R = $crate::cpu::attention::element::$stored;
+                $body
+            }};
+        }
+        match $format {
+            $crate::device::KvFormat::F32 => of!(StoredF32),
+            $crate::device::KvFormat::F16 => of!(StoredF16),
+            $crate::device::KvFormat::BF16 => of!(StoredBF16),
+            $crate::device::KvFormat::Int8 => of!(StoredInt8),
+        }
+    }};
+}
+pub(super) use by_format;
+
 /// The first `count` of sixteen stored elements, widened, then zeros.
 ///
 /// # Safety

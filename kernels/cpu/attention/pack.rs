@@ -10,7 +10,7 @@
 use std::marker::PhantomData;
 
 use super::BLOCK;
-use super::element::{Element, Stored, StoredBF16, StoredF16, StoredF32, StoredInt8, load_some};
+use super::element::{Element, Stored, by_format, load_some};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
 use crate::device::KvFormat;
 
@@ -124,15 +124,10 @@ impl<E: Element> WideKernel for Pack<'_, '_, E> {
         assert!(self.rows.count > 0 && self.rows.count <= BLOCK);
         assert!(self.to.keys.len() >= padded(words) * BLOCK);
         assert!(self.to.values.len() >= BLOCK / E::PER_WORD * padded(self.dim));
-        match self.format {
-            KvFormat::F32 => self.pack::<S, StoredF32>(isa),
-            KvFormat::F16 => self.pack::<S, StoredF16>(isa),
-            KvFormat::BF16 => self.pack::<S, StoredBF16>(isa),
-            KvFormat::Int8 => {
-                self.scales();
-                self.pack::<S, StoredInt8>(isa);
-            }
+        if self.format.is_scaled() {
+            self.scales();
         }
+        by_format!(self.format, R => self.pack::<S, R>(isa));
     }
 }
 

@@ -7,10 +7,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::BLOCK;
-use super::element::Element;
+use super::element::{Element, Stored, by_format};
 use super::pack::{Asked, Pack, Panels, Rows};
 use super::plan::{Share, Tile, block_floats, first_seen};
-use super::product::{ByRows, MOST_ROWS, Product, Size, rows_at_once};
+use super::product::{Columns, InCache, MOST_ROWS, Panel, Product, Size, rows_at_once};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
 use crate::cpu::tensor::Tensor;
 use crate::cpu::workers::Scratch;
@@ -389,8 +389,8 @@ impl Few<'_> {
         assert!(q.len() >= (part.count - 1) * self.q_stride + size.words * E::PARTS && part.count <= MOST_ROWS);
         // SAFETY: as many rows of q as just asserted; a panel of keys has BLOCK columns, scores MOST_ROWS rows of them.
         isa.run(unsafe {
-            let (keys, scores) = (panels.keys.as_ptr(), self.scores.as_mut_ptr());
-            Product::<E>::new((q.as_ptr(), self.q_stride), (keys, padded(size.words) * WIDE), (scores, BLOCK), size)
+            let keys = Panel { words: panels.keys.as_ptr(), stride: padded(size.words) * WIDE };
+            Product::<E, _>::new((q.as_ptr(), self.q_stride), keys, (self.scores.as_mut_ptr(), BLOCK), size)
         });
         let scaled = operands.cache.layout().format().is_scaled();
         for (i, (start, end)) in part.seeing() {
@@ -409,22 +409,33 @@ impl Few<'_> {
             self.sums[i] = exponentials::<S, E>(isa, scores, self.largest[i], scales, weights);
         }
         let size = Size { rows: part.count, words: end.div_ceil(E::PER_WORD), vectors: columns / WIDE };
-        let weights = (self.weights.as_ptr(), BLOCK / E::ROW_PER_WORD);
-        let out = (self.fresh.as_mut_ptr(), columns);
-        // SAFETY: weights and fresh have MOST_ROWS rows; the panel of values has a row for each word of weights, and so has the
-        // block, a row of the cache for each element of it.
+        assert!(size.words * E::PER_WORD <= BLOCK);
+        // SAFETY: the panel of values has a row for each word of weights, and so has the block, of rows that `Gather` has found
+        // to be whole vectors of values, a row of the cache for each element of a word.
         unsafe {
             match values {
                 None => {
-                    let values = (panels.values.as_ptr(), BLOCK / E::PER_WORD * WIDE);
-                    isa.run(Product::<E>::new(weights, values, out, size));
+                    let stride = BLOCK / E::PER_WORD * WIDE;
+                    self.gather_values::<S, E, _>(isa, Panel { words: panels.values.as_ptr(), stride }, size);
                 }
-                Some((rows, at)) => {
-                    let values = (rows, at, operands.cache.layout().format());
-                    isa.run(ByRows::<E>::new(values, weights, out, size));
-                }
+                // Of formats that the element does not multiply nothing is compiled.
+                Some((rows, at)) => by_format!(operands.cache.layout().format(), R => {
+                    assert!(E::multiplies(R::FORMAT), "{:?} is not multiplied as it is", R::FORMAT);
+                    self.gather_values::<S, E, _>(isa, InCache::<R>::new(rows, at), size);
+                }),
             }
         }
+    }
+
+    /// Weighted values.
+    ///
+    /// # Safety
+    /// They have the words and vectors of `size`, at most a block's and a head's.
+    #[inline(always)]
+    unsafe fn gather_values<S: Wide, E: Element, B: Columns<E>>(&mut self, isa: S, values: B, size: Size) {
+        let weights = (self.weights.as_ptr(), BLOCK / E::ROW_PER_WORD);
+        // SAFETY: weights and fresh have MOST_ROWS rows; values by contract.
+        isa.run(unsafe { Product::<E, B>::new(weights, values, (self.fresh.as_mut_ptr(), size.vectors * WIDE), size) });
     }
 
     /// Merges what was gathered, or keeps it where the block's tile is shared.
