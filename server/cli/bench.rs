@@ -95,14 +95,14 @@ pub(crate) fn batched(settings: &BenchBatchedSettings) -> Outcome {
 /// Seconds of prefill and of decode. A sequence alone has one after the other. Of several, some decode while others' prompts
 /// are fed, so a run to the first tokens is prefill, and what a whole run takes longer is decode.
 fn phases(llm: &Llm, random: &mut StdRng, batch: usize, settings: &BenchBatchedSettings) -> Result<(f64, f64), Failed> {
-    let mut prompts = || (0..batch).map(|_| random_prompt(random, llm, settings.prompt_len)).collect();
-    if batch == 1 {
-        let (prefill, whole) = timed(llm, prompts(), settings.output_len)?;
-        return Ok((prefill, whole - prefill));
+    let mut run = |output| {
+        let prompts = (0..batch).map(|_| random_prompt(random, llm, settings.prompt_len)).collect();
+        timed(llm, prompts, output)
+    };
+    let (mut prefill, whole) = run(settings.output_len)?;
+    if batch > 1 {
+        prefill = prefill.min(run(1)?.0);
     }
-    let (alone, _) = timed(llm, prompts(), 1)?;
-    let (among_decodes, whole) = timed(llm, prompts(), settings.output_len)?;
-    let prefill = alone.min(among_decodes);
     Ok((prefill, whole - prefill))
 }
 

@@ -3,20 +3,87 @@
 use crate::cpu::simd::{WIDE, Wide};
 use crate::device::KvFormat;
 
-/// The number formats of both operands. Sums are f32.
+/// A number format.
+pub(super) trait Number {
+    /// Elements a word.
+    const PER_WORD: usize;
+    /// The format of a cache whose bytes are these elements already.
+    const STORED: KvFormat;
+
+    /// Stores sixteen elements.
+    ///
+    /// # Safety
+    /// `16 / PER_WORD` words are writable.
+    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32);
+    /// `2^x` for `x <= 0`, with an error below what the format keeps.
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F;
+    /// Rows of elements, `PER_WORD` of them, into words that hold one element of each.
+    ///
+    /// # Safety
+    /// Sixteen elements of each row are readable, sixteen words writable.
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32);
+}
+
+/// One f32 a word.
+pub(super) struct F32;
+
+impl Number for F32 {
+    const PER_WORD: usize = 1;
+    const STORED: KvFormat = KvFormat::F32;
+
+    #[inline(always)]
+    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { isa.store(v, to.cast()) }
+    }
+    #[inline(always)]
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
+        isa.exp2::<5>(x)
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
+        // SAFETY: readable and writable, by contract; rows of a cache need not be aligned, and are loaded as if they were not.
+        unsafe { isa.store(isa.load(rows[0].cast()), to.cast()) }
+    }
+}
+
+/// A pair of bf16 a word.
+pub(super) struct BF16;
+
+impl Number for BF16 {
+    const PER_WORD: usize = 2;
+    const STORED: KvFormat = KvFormat::BF16;
+
+    #[inline(always)]
+    unsafe fn store<S: Wide>(isa: S, v: S::F, to: *mut u32) {
+        // SAFETY: writable, by contract.
+        unsafe { isa.store_bf16(v, to.cast()) }
+    }
+    #[inline(always)]
+    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
+        isa.exp2::<3>(x)
+    }
+    #[inline(always)]
+    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
+        // SAFETY: readable and writable, by contract.
+        unsafe { isa.store_bytes(isa.zip(rows[0].cast(), rows[1].cast()), to.cast()) }
+    }
+}
+
+/// How rows and panels are multiplied. Sums are f32.
 pub(super) trait Element: Copy + Send + Sync {
+    /// What rows are made of.
+    type Row: Number;
+    /// What panels are made of.
+    type Panel: Number;
     /// Sixteen words, or one part of each.
     type Words<S: Wide>: Copy;
     /// Elements a word of a panel.
-    const PER_WORD: usize;
-    /// Parts of a panel's word, multiplied one after the other, each by a word of the row.
-    const PARTS: usize;
+    const PER_WORD: usize = Self::Panel::PER_WORD;
     /// Elements a word of a row.
-    const ROW_PER_WORD: usize = Self::PER_WORD / Self::PARTS;
-    /// The format of a cache whose bytes are a panel's elements already.
-    const STORED: KvFormat;
-    /// Of the polynomial for e^x: its error stays below what the format keeps.
-    const EXP_DEGREE: usize;
+    const ROW_PER_WORD: usize = Self::Row::PER_WORD;
+    /// Parts of a panel's word, multiplied one after the other, each by a word of the row.
+    const PARTS: usize = Self::PER_WORD / Self::ROW_PER_WORD;
 
     /// A part of sixteen words of a panel.
     ///
@@ -30,23 +97,6 @@ pub(super) trait Element: Copy + Send + Sync {
     unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> Self::Words<S>;
     /// `sum + w · x`, of each word.
     fn dot<S: Wide>(isa: S, sum: S::F, w: Self::Words<S>, x: Self::Words<S>) -> S::F;
-    /// Stores sixteen elements of a row.
-    ///
-    /// # Safety
-    /// `16 / ROW_PER_WORD` words are writable.
-    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32);
-    /// Stores sixteen elements of a panel.
-    ///
-    /// # Safety
-    /// `16 / PER_WORD` words are writable.
-    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32);
-    /// `2^x` for `x <= 0`.
-    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F;
-    /// Elements of a panel: of `PER_WORD` rows into words that hold one of each.
-    ///
-    /// # Safety
-    /// Sixteen elements of each row are readable, sixteen words writable.
-    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32);
     /// Whether rows of a cache of this format are multiplied as they lie there.
     fn multiplies(format: KvFormat) -> bool;
     /// What [`Element::load`] gives of a panel that has these stored rows, `PER_WORD` of them.
@@ -56,16 +106,24 @@ pub(super) trait Element: Copy + Send + Sync {
     unsafe fn load_rows<S: Wide, R: Stored>(isa: S, rows: [*const u8; 2], part: usize) -> Self::Words<S>;
 }
 
+/// An f32 in all lanes.
+///
+/// # Safety
+/// One word is readable.
+#[inline(always)]
+unsafe fn splat_f32<S: Wide>(isa: S, from: *const u32) -> S::F {
+    // SAFETY: readable, by contract.
+    isa.splat(f32::from_bits(unsafe { *from }))
+}
+
 /// f32 by f32.
 #[derive(Clone, Copy)]
 pub(super) struct Single;
 
 impl Element for Single {
+    type Row = F32;
+    type Panel = F32;
     type Words<S: Wide> = S::F;
-    const PER_WORD: usize = 1;
-    const PARTS: usize = 1;
-    const STORED: KvFormat = KvFormat::F32;
-    const EXP_DEGREE: usize = 5;
 
     #[inline(always)]
     unsafe fn load<S: Wide>(isa: S, from: *const u32, _: usize) -> S::F {
@@ -75,30 +133,11 @@ impl Element for Single {
     #[inline(always)]
     unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> S::F {
         // SAFETY: readable, by contract.
-        isa.splat(f32::from_bits(unsafe { *from }))
+        unsafe { splat_f32(isa, from) }
     }
     #[inline(always)]
     fn dot<S: Wide>(isa: S, sum: S::F, w: S::F, x: S::F) -> S::F {
         isa.fma(w, x, sum)
-    }
-    #[inline(always)]
-    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32) {
-        // SAFETY: writable, by contract.
-        unsafe { isa.store(v, to.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32) {
-        // SAFETY: writable, by contract.
-        unsafe { isa.store(v, to.cast()) }
-    }
-    #[inline(always)]
-    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
-        isa.exp2::<{ Self::EXP_DEGREE }>(x)
-    }
-    #[inline(always)]
-    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
-        // SAFETY: readable and writable, by contract; rows of a cache need not be aligned, and are loaded as if they were not.
-        unsafe { isa.store(isa.load(rows[0].cast()), to.cast()) }
     }
     #[inline(always)]
     fn multiplies(format: KvFormat) -> bool {
@@ -116,11 +155,9 @@ impl Element for Single {
 pub(super) struct Widened;
 
 impl Element for Widened {
+    type Row = F32;
+    type Panel = BF16;
     type Words<S: Wide> = S::F;
-    const PER_WORD: usize = 2;
-    const PARTS: usize = 2;
-    const STORED: KvFormat = KvFormat::BF16;
-    const EXP_DEGREE: usize = 5;
 
     #[inline(always)]
     unsafe fn load<S: Wide>(isa: S, from: *const u32, part: usize) -> S::F {
@@ -131,30 +168,11 @@ impl Element for Widened {
     #[inline(always)]
     unsafe fn splat<S: Wide>(isa: S, from: *const u32) -> S::F {
         // SAFETY: readable, by contract.
-        unsafe { Single::splat(isa, from) }
+        unsafe { splat_f32(isa, from) }
     }
     #[inline(always)]
     fn dot<S: Wide>(isa: S, sum: S::F, w: S::F, x: S::F) -> S::F {
         isa.fma(w, x, sum)
-    }
-    #[inline(always)]
-    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32) {
-        // SAFETY: writable, by contract.
-        unsafe { Single::store_row(isa, v, to) }
-    }
-    #[inline(always)]
-    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32) {
-        // SAFETY: writable, by contract.
-        unsafe { Pairs::store_panel(isa, v, to) }
-    }
-    #[inline(always)]
-    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
-        Single::exp2(isa, x)
-    }
-    #[inline(always)]
-    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
-        // SAFETY: readable and writable, by contract.
-        unsafe { Pairs::zip(isa, rows, to) }
     }
     #[inline(always)]
     fn multiplies(format: KvFormat) -> bool {
@@ -172,11 +190,9 @@ impl Element for Widened {
 pub(super) struct Pairs;
 
 impl Element for Pairs {
+    type Row = BF16;
+    type Panel = BF16;
     type Words<S: Wide> = S::B;
-    const PER_WORD: usize = 2;
-    const PARTS: usize = 1;
-    const STORED: KvFormat = KvFormat::BF16;
-    const EXP_DEGREE: usize = 3;
 
     #[inline(always)]
     unsafe fn load<S: Wide>(isa: S, from: *const u32, _: usize) -> S::B {
@@ -193,27 +209,8 @@ impl Element for Pairs {
         isa.dot_bf16(sum, w, x)
     }
     #[inline(always)]
-    unsafe fn store_row<S: Wide>(isa: S, v: S::F, to: *mut u32) {
-        // SAFETY: writable, by contract.
-        unsafe { isa.store_bf16(v, to.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store_panel<S: Wide>(isa: S, v: S::F, to: *mut u32) {
-        // SAFETY: writable, by contract.
-        unsafe { isa.store_bf16(v, to.cast()) }
-    }
-    #[inline(always)]
-    fn exp2<S: Wide>(isa: S, x: S::F) -> S::F {
-        isa.exp2::<{ Self::EXP_DEGREE }>(x)
-    }
-    #[inline(always)]
-    unsafe fn zip<S: Wide>(isa: S, rows: [*const u32; 2], to: *mut u32) {
-        // SAFETY: readable and writable, by contract.
-        unsafe { isa.store_bytes(isa.zip(rows[0].cast(), rows[1].cast()), to.cast()) }
-    }
-    #[inline(always)]
     fn multiplies(format: KvFormat) -> bool {
-        format == Self::STORED
+        format == KvFormat::BF16
     }
     #[inline(always)]
     unsafe fn load_rows<S: Wide, R: Stored>(isa: S, rows: [*const u8; 2], _: usize) -> S::B {

@@ -10,7 +10,7 @@
 use std::marker::PhantomData;
 
 use super::BLOCK;
-use super::element::{Element, Stored, by_format, load_some};
+use super::element::{Element, Number, Stored, by_format, load_some};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
 use crate::device::KvFormat;
 
@@ -155,9 +155,7 @@ impl<E: Element> Pack<'_, '_, E> {
         }
         for first in (0..self.rows.count).step_by(E::PER_WORD) {
             self.values::<S, R>(isa, first);
-            for _ in 0..E::PER_WORD.div_ceil(2) {
-                self.rows.ask(isa);
-            }
+            self.rows.ask(isa);
         }
     }
 
@@ -174,7 +172,7 @@ impl<E: Element> Pack<'_, '_, E> {
             let at = self.at.0 + word * E::PER_WORD * bytes;
             // SAFETY: `run` has checked that the panel has the words, padded.
             let to = unsafe { self.to.keys.as_mut_ptr().add(first * padded(words) + word * WIDE) };
-            if R::FORMAT == E::STORED && left >= WIDE * E::PER_WORD {
+            if R::FORMAT == E::Panel::STORED && left >= WIDE * E::PER_WORD {
                 // SAFETY: rows hold sixteen more words; so does the panel.
                 unsafe { isa.transpose(&rows, at, to, WIDE) };
                 continue;
@@ -185,7 +183,7 @@ impl<E: Element> Pack<'_, '_, E> {
                     // SAFETY: a row holds `left` elements from here on, and a part is sixteen of them, or the last few.
                     unsafe {
                         let v = load_some::<S, R>(isa, rows[i].add(at + part * WIDE * bytes), left - part * WIDE);
-                        E::store_panel(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
+                        E::Panel::store(isa, v, corner.as_mut_ptr().add(part * WIDE / E::PER_WORD));
                     }
                 }
             }
@@ -202,12 +200,12 @@ impl<E: Element> Pack<'_, '_, E> {
         let rows = [first, first + E::PER_WORD - 1].map(|i| self.rows.rows[i].wrapping_add(self.at.1));
         // SAFETY: `run` has checked that the panel has this row, and below each of its columns.
         let to = unsafe { self.to.values.as_mut_ptr().add(first * WIDE / E::PER_WORD) };
-        let whole = if R::FORMAT == E::STORED && is_there(E::PER_WORD - 1) { self.dim / WIDE } else { 0 };
+        let whole = if R::FORMAT == E::Panel::STORED && is_there(E::PER_WORD - 1) { self.dim / WIDE } else { 0 };
         for vector in 0..whole {
             // SAFETY: rows hold sixteen more elements.
             unsafe {
                 let rows = [rows[0].add(vector * WIDE * bytes).cast(), rows[1].add(vector * WIDE * bytes).cast()];
-                E::zip(isa, rows, to.add(vector * WIDE * BLOCK / E::PER_WORD));
+                E::Panel::zip(isa, rows, to.add(vector * WIDE * BLOCK / E::PER_WORD));
             }
         }
         for vector in whole..padded(self.dim) / WIDE {
@@ -217,13 +215,13 @@ impl<E: Element> Pack<'_, '_, E> {
                 // SAFETY: a row holds `left` elements from here on; a copy holds sixteen elements.
                 unsafe {
                     let v = load_some::<S, R>(isa, rows[i].add(vector * WIDE * bytes), left);
-                    E::store_panel(isa, v, copy.as_mut_ptr());
+                    E::Panel::store(isa, v, copy.as_mut_ptr());
                 }
             }
             // SAFETY: sixteen elements of each.
             unsafe {
                 let to = to.add(vector * WIDE * BLOCK / E::PER_WORD);
-                E::zip(isa, copies.each_ref().map(|row| row.as_ptr()), to);
+                E::Panel::zip(isa, copies.each_ref().map(|row| row.as_ptr()), to);
             }
         }
     }

@@ -18,8 +18,8 @@ pub(super) const fn rows_at_once<S: Wide>() -> usize {
 
 /// The right side of a product: rows of vectors.
 pub(super) trait Columns<E: Element> {
-    /// Row `k` is next, for the first vectors.
-    fn turn_to<S: Wide>(&mut self, isa: S, k: usize);
+    /// Between two rows of the first vectors: a chance to ask memory for what comes later.
+    fn ask<S: Wide>(&mut self, isa: S);
     /// A part of a row's sixteen words.
     ///
     /// # Safety
@@ -37,7 +37,7 @@ pub(super) struct Panel {
 
 impl<E: Element> Columns<E> for Panel {
     #[inline(always)]
-    fn turn_to<S: Wide>(&mut self, _: S, _: usize) {}
+    fn ask<S: Wide>(&mut self, _: S) {}
     #[inline(always)]
     unsafe fn load<S: Wide>(&self, isa: S, k: usize, vector: usize, part: usize) -> E::Words<S> {
         // SAFETY: by contract.
@@ -62,7 +62,7 @@ impl<'a, R: Stored> InCache<'a, R> {
 
 impl<E: Element, R: Stored> Columns<E> for InCache<'_, R> {
     #[inline(always)]
-    fn turn_to<S: Wide>(&mut self, isa: S, _: usize) {
+    fn ask<S: Wide>(&mut self, isa: S) {
         self.rows.ask(isa);
     }
     #[inline(always)]
@@ -133,7 +133,7 @@ impl<E: Element, B: Columns<E>> Product<E, B> {
         let mut sums = [[isa.splat(0.0); N]; M];
         for k in 0..self.size.words {
             if vector == 0 {
-                self.b.turn_to(isa, k);
+                self.b.ask(isa);
             }
             for part in 0..E::PARTS {
                 // SAFETY: rows below `size.rows`, words below `size.words` and vectors below `size.vectors` are there, by the

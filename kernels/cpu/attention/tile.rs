@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::BLOCK;
-use super::element::{Element, Stored, by_format};
+use super::element::{Element, Number, Stored, by_format};
 use super::pack::{Asked, Pack, Panels, Rows};
 use super::plan::{Share, Tile, block_floats, first_seen};
 use super::product::{Columns, InCache, MOST_ROWS, Panel, Product, Size, rows_at_once};
@@ -303,7 +303,7 @@ fn load_queries<S: Wide, E: Element>(isa: S, operands: &Operands<'_>, tile: &Til
             let mut whole = [0.0; WIDE];
             whole[..from.len()].copy_from_slice(from);
             // SAFETY: sixteen f32, and the words of sixteen elements.
-            unsafe { E::store_row(isa, isa.mul(isa.load(whole.as_ptr()), scale), q.as_mut_ptr()) };
+            unsafe { E::Row::store(isa, isa.mul(isa.load(whole.as_ptr()), scale), q.as_mut_ptr()) };
         }
     }
 }
@@ -490,12 +490,12 @@ fn exponentials<S: Wide, E: Element>(
     for (at, (scores, weights)) in vectors.enumerate() {
         // SAFETY: sixteen f32 of scores and of scales, which are as many; the words of sixteen elements.
         unsafe {
-            let mut p = E::exp2(isa, isa.sub(isa.load(scores.as_ptr()), largest));
+            let mut p = E::Row::exp2(isa, isa.sub(isa.load(scores.as_ptr()), largest));
             sum = isa.add(sum, p);
             if let Some(scales) = scales {
                 p = isa.mul(p, isa.load(scales[at * WIDE..][..WIDE].as_ptr()));
             }
-            E::store_row(isa, p, weights.as_mut_ptr());
+            E::Row::store(isa, p, weights.as_mut_ptr());
         }
     }
     isa.sum(sum)
