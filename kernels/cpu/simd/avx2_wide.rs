@@ -21,21 +21,29 @@ unsafe fn times_power_of_two(a: __m256, n: __m256) -> __m256 {
     }
 }
 
-/// The same value, which the compiler takes for another.
-///
-/// # Safety
-/// The machine has AVX2.
-#[inline]
-#[target_feature(enable = "avx2")]
-#[cfg_attr(miri, allow(unused_mut))]
-unsafe fn settled(mut v: __m256) -> __m256 {
-    // SAFETY: no instruction. It is said to touch memory, so that loads stay on their side of it.
-    #[cfg(not(miri))]
-    unsafe {
-        std::arch::asm!("/* {} */", inout(ymm_reg) v, options(nostack, preserves_flags));
-    }
-    v
+/// Defines `settled` for the registers of a set: see [`Wide::settle`].
+macro_rules! define_settled {
+    ($vector:ty, $register:ident, $feature:tt) => {
+        /// The same value, which the compiler takes for another.
+        ///
+        /// # Safety
+        /// The machine has the set.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        #[cfg_attr(miri, allow(unused_mut))]
+        unsafe fn settled(mut v: $vector) -> $vector {
+            // SAFETY: no instruction. It is said to touch memory, so that loads stay on their side of it.
+            #[cfg(not(miri))]
+            unsafe {
+                std::arch::asm!("/* {} */", inout($register) v, options(nostack, preserves_flags));
+            }
+            v
+        }
+    };
 }
+pub(super) use define_settled;
+
+define_settled!(__m256, ymm_reg, "avx2");
 
 // SAFETY of all blocks below: `self` proves AVX2, FMA and F16C; pointers are readable or writable by the trait's contract.
 impl Wide for Avx2 {

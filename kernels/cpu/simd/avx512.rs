@@ -1,7 +1,7 @@
 //! AVX-512 with VNNI: Ice Lake, Sapphire Rapids, Zen 4 and later. BF16's dot product where there is one.
 use std::arch::x86_64::*;
 
-use super::avx2_wide::{largest_bits, sum_bytes};
+use super::avx2_wide::{define_settled, largest_bits, sum_bytes};
 use super::wide::{WIDE, Wide, WideKernel};
 
 /// The proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C; where `BF16`, AVX512_BF16 too.
@@ -316,21 +316,7 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     }
 }
 
-/// The same value, which the compiler takes for another.
-///
-/// # Safety
-/// The machine has AVX-512.
-#[inline]
-#[target_feature(enable = "avx512f")]
-#[cfg_attr(miri, allow(unused_mut))]
-unsafe fn settled(mut v: __m512) -> __m512 {
-    // SAFETY: no instruction. It is said to touch memory, so that loads stay on their side of it.
-    #[cfg(not(miri))]
-    unsafe {
-        std::arch::asm!("/* {} */", inout(zmm_reg) v, options(nostack, preserves_flags));
-    }
-    v
-}
+define_settled!(__m512, zmm_reg, "avx512f");
 
 /// vdpbf16ps.
 ///
