@@ -1,14 +1,14 @@
 //! One socket option that no safe crate offers. Knows nothing of what is sent.
 use std::io;
 
-/// Makes every look at `socket`'s bytes (`MSG_PEEK`) begin where the last one stopped: Linux's `SO_PEEK_OFF`, for TCP from
-/// 6.9 on. Taking bytes moves the place back by as many.
+/// Makes every look at `socket`'s bytes (`MSG_PEEK`) begin where the last one stopped, or, with `onwards` false, at the first
+/// byte again: Linux's `SO_PEEK_OFF`, for TCP from 6.9 on. Taking bytes moves the place back by as many.
 ///
 /// # Errors
 /// Where the system cannot: a look then begins at the first byte each time.
 #[cfg(target_os = "linux")]
-pub fn peek_onwards(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
-    let start: libc::c_int = 0;
+pub fn peek_onwards(socket: &impl std::os::fd::AsRawFd, onwards: bool) -> io::Result<()> {
+    let start: libc::c_int = if onwards { 0 } else { -1 };
     // SAFETY: the descriptor is open while `socket` is borrowed, and the option's value is an int that lives through the
     // call, whose size is given.
     let result = unsafe {
@@ -28,7 +28,7 @@ pub fn peek_onwards(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
 /// # Errors
 /// Always.
 #[cfg(not(target_os = "linux"))]
-pub fn peek_onwards<S>(_socket: &S) -> io::Result<()> {
+pub fn peek_onwards<S>(_socket: &S, _onwards: bool) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -44,7 +44,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut receiver = listener.accept().unwrap().0;
-        if peek_onwards(&receiver).is_err() {
+        if peek_onwards(&receiver, true).is_err() {
             return; // a kernel that cannot, for TCP; its callers read as ever
         }
         let mut buffer = [0; 16];
@@ -58,5 +58,10 @@ mod tests {
         sender.write_all(b"third").unwrap();
         let n = receiver.peek(&mut buffer).unwrap();
         assert_eq!(&buffer[..n], b"third");
+        peek_onwards(&receiver, false).unwrap();
+        for _ in 0..2 {
+            let n = receiver.peek(&mut buffer).unwrap();
+            assert_eq!(&buffer[..n], b"third");
+        }
     }
 }

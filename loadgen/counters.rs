@@ -29,6 +29,7 @@ pub(crate) struct Counters {
     cancelled: AtomicU64,
     failed: AtomicU64,
     first_tokens: AtomicU64,
+    connections: AtomicU64,
     in_flight: Peak,
     queued: Peak,
     lanes: Box<[Lane; LANES]>,
@@ -109,6 +110,7 @@ impl Default for Counters {
             cancelled: count(),
             failed: count(),
             first_tokens: count(),
+            connections: count(),
             in_flight: Peak::default(),
             queued: Peak::default(),
             lanes: Box::default(),
@@ -124,6 +126,11 @@ impl Counters {
         self.sent.fetch_add(1, Relaxed);
         self.in_flight.up();
         self.queued.up();
+    }
+
+    /// A connection is being opened.
+    pub(crate) fn on_connect(&self) {
+        self.connections.fetch_add(1, Relaxed);
     }
 
     /// A request's first token came, so long after its send.
@@ -209,6 +216,11 @@ impl Counters {
     /// Most requests that waited for their first token at once.
     pub(crate) fn max_queued(&self) -> u64 {
         self.queued.highest.load(Relaxed)
+    }
+
+    /// Connections that were opened.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
     }
 }
 

@@ -105,6 +105,7 @@ fn parse(text: &str) -> Result<Ledger, String> {
         samples: Vec::new(),
         max_in_flight: peak,
         max_queued: 0,
+        connections: None,
         cost: Default::default(),
         started_unix_s: 0.0,
         answers: Default::default(),

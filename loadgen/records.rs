@@ -141,6 +141,8 @@ pub(crate) struct Ledger {
     pub(crate) max_in_flight: u64,
     /// Most requests that waited for their first token at once.
     pub(crate) max_queued: u64,
+    /// Connections that were opened; the others of the requests were sent on one of these. Unknown of a run that was read back.
+    pub(crate) connections: Option<u64>,
     /// The client process's own cost.
     pub(crate) cost: ClientCost,
     /// Wall-clock time of the run's start, in seconds since 1970: for people, never for intervals.

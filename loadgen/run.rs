@@ -112,6 +112,7 @@ fn run(options: RunOptions<'_>, supply: Option<Supply>) -> io::Result<Ledger> {
         samples,
         max_in_flight: counters.max_in_flight(),
         max_queued: counters.max_queued(),
+        connections: Some(counters.connections()),
         cost,
         started_unix_s,
         answers: done.answers,
@@ -362,7 +363,11 @@ impl<'a> Launcher<'a> {
         };
         self.options.counters.on_sent();
         self.on_their_way += 1;
-        let begun = Exchange::start(self.options.target, outgoing, self.clock);
+        let kept = self.reactors.kept(index, self.clock);
+        if kept.is_none() {
+            self.options.counters.on_connect();
+        }
+        let begun = Exchange::start(self.options.target, kept, outgoing, self.clock);
         let over = match begun.map(|exchange| self.reactors.add(exchange)) {
             Ok(Ok(())) => return,
             Ok(Err((exchange, error))) => {

@@ -83,7 +83,12 @@ fn find(settings: &LoadgenSettings, trust: &Trust, console: ConsoleOptions) -> R
         Endpoint::Completions => server.url.path("completions"),
         Endpoint::Generate => format!("{}/generate", server.url.prefix),
     };
-    let head = HeadOptions { path: &path, api_key: server.api_key.as_deref(), headers: &server.headers };
+    let head = HeadOptions {
+        path: &path,
+        api_key: server.api_key.as_deref(),
+        headers: &server.headers,
+        keep_alive: server.keep_alive,
+    };
     let target = Target::find(&server.url, head, trust)
         .map_err(|error| LoadgenError::Connect { url: server.url.clone(), problem: plain(&error) })?;
     let problem = match list_models(settings, trust) {

@@ -197,6 +197,10 @@ pub struct LoadgenArgs {
     #[arg(long, value_name = "D", value_parser = values::timeout, help_heading = "Server")]
     pub timeout: Option<Duration>,
 
+    /// Open a connection for every request, instead of sending it on one that an earlier request is done with
+    #[arg(long, help_heading = "Server")]
+    pub disable_keepalive: bool,
+
     /// Threads that read answers; 0 is automatic [default: 0]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=256), help_heading = "Server")]
     pub threads: Option<u64>,

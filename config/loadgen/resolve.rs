@@ -344,6 +344,7 @@ impl LoadgenArgs {
             ignore_eos: !self.no_ignore_eos,
             temperature: self.temperature.unwrap_or(default.temperature),
             timeout: self.timeout.unwrap_or(default.timeout),
+            keep_alive: !self.disable_keepalive,
             threads: self.threads.map_or(default.threads, |n| n as usize),
         })
     }

@@ -83,6 +83,8 @@ pub struct Server {
     pub temperature: f64,
     /// When a request has failed.
     pub timeout: Duration,
+    /// Whether a connection carries further requests when its answer is over.
+    pub keep_alive: bool,
     /// Threads that read answers; 0 is automatic.
     pub threads: usize,
 }
@@ -421,6 +423,7 @@ impl Default for Server {
             ignore_eos: true,
             temperature: 0.0,
             timeout: Duration::from_secs(600),
+            keep_alive: true,
             threads: 0,
         }
     }

@@ -174,7 +174,7 @@ fn presets_are_the_flags_that_they_stand_for() {
 #[test]
 fn the_server_and_the_body() {
     let flags = "--trace a --endpoint completions --header X-Team:~search --header a:b --strict-openai --no-ignore-eos \
-                 --temperature 0.6 --threads 3 --timeout 2m --extra-body {\"top_p\":0.9,\"ignore_eos\":null}";
+                 --temperature 0.6 --threads 3 --timeout 2m --disable-keepalive --extra-body {\"top_p\":0.9,\"ignore_eos\":null}";
     let server = resolve(flags).unwrap().server;
     let extra_body = serde_json::json!({"top_p": 0.9, "ignore_eos": null}).as_object().unwrap().clone();
     let expected = Server {
@@ -185,6 +185,7 @@ fn the_server_and_the_body() {
         ignore_eos: false,
         temperature: 0.6,
         threads: 3,
+        keep_alive: false,
         timeout: Duration::from_secs(120),
         ..Server::default()
     };

@@ -6,7 +6,7 @@ use minisgl_config::loadgen::settings::Endpoint;
 
 use super::chunk::{Chunk, Kind, TokenDelta};
 use super::reactor::Tally;
-use super::scan::plain_text;
+use super::scan::Form;
 use super::sse::{Event, LONGEST_EVENT, SseParser, TooLong};
 use crate::records::{Failure, Reason, Record};
 
@@ -20,6 +20,7 @@ pub(crate) struct Answer {
     endpoint: Endpoint,
     events_left: u64,
     done: bool,
+    form: Form,
     /// Its text, JSON-escaped, where it is kept.
     text: Option<Vec<u8>>,
     /// The time of every event but `[DONE]`, where they are kept.
@@ -50,6 +51,7 @@ impl Answer {
                 n => EVENTS_A_TOKEN * n as u64 + EVENTS_BESIDES,
             },
             done: false,
+            form: Form::default(),
             text: keep.text.then(Vec::new),
             tics: keep.tics.then(Vec::new),
         }
@@ -111,7 +113,7 @@ impl Answer {
             return Ok(());
         }
         if event.name.is_empty()
-            && let Some(more) = plain_text(event.data)
+            && let Some(more) = self.form.plain_text(event.data)
         {
             if let Some(text) = &mut self.text {
                 text.extend_from_slice(more);

@@ -10,6 +10,7 @@ use minisgl_config::loadgen::settings::Endpoint;
 use super::answer::{Answer, Keep, Seen};
 use super::chunk::error_text;
 use super::http::{Head, Response};
+use super::idle::Leftover;
 use super::socket::Socket;
 use super::{Clock, Target, plain};
 use crate::client::reactor::Tally;
@@ -48,6 +49,9 @@ pub(crate) struct Exchange {
     record: Record,
     deadline: u64,
     cancel_at: Option<u64>,
+    /// Whether the connection carried a request before, and whether it may carry another.
+    is_reused: bool,
+    keep_alive: bool,
 }
 
 /// What is left when a request is over.
@@ -64,12 +68,19 @@ impl From<&'static str> for Failure {
 }
 
 impl Exchange {
-    /// Opens a connection and writes what it takes at once. Takes the time before it does anything.
-    pub(crate) fn start(target: &Target, outgoing: Outgoing, clock: Clock) -> Result<Box<Self>, Box<Over>> {
+    /// Writes what the connection takes at once: `kept`, which carried a request before, or one that is opened. Takes the
+    /// time before it does anything.
+    pub(crate) fn start(
+        target: &Target,
+        kept: Option<Socket>,
+        outgoing: Outgoing,
+        clock: Clock,
+    ) -> Result<Box<Self>, Box<Over>> {
         let Outgoing { body, endpoint, keep, mut record, timeout_ns, cancel_ns } = outgoing;
         let length = body.iter().map(Bytes::len).sum();
         record.sent = clock.now();
-        let socket = match target.connect() {
+        let is_reused = kept.is_some();
+        let socket = match kept.map_or_else(|| target.connect(), Ok) {
             Ok(socket) => socket,
             Err(error) => {
                 record.ended = clock.now();
@@ -88,6 +99,8 @@ impl Exchange {
             answer: Answer::new(endpoint, record.output_len, keep),
             deadline: record.sent.saturating_add(timeout_ns),
             cancel_at: cancel_ns.map(|after| record.sent.saturating_add(after)),
+            is_reused,
+            keep_alive: target.keeps_alive(),
             record,
         });
         match exchange.write(clock) {
@@ -101,11 +114,20 @@ impl Exchange {
         self.socket.as_mut().expect(HAS_SOCKET)
     }
 
-    /// The socket of an answer that is whole, to be closed by the server.
-    pub(crate) fn take_socket(&mut self) -> Option<Socket> {
-        let mut socket = self.socket.take()?;
-        socket.take_all();
-        Some(socket)
+    /// The connection of an answer that is whole.
+    pub(super) fn take_leftover(&mut self) -> Option<Leftover> {
+        let socket = self.socket.take()?;
+        Some(Leftover::new(socket, std::mem::take(&mut self.response), self.keep_alive))
+    }
+
+    /// Whether its connection carried a request before: it is known to the epoll.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// Whether it must hear of it when the connection takes bytes.
+    pub(crate) fn awaits_room(&mut self) -> bool {
+        !self.outgoing.is_empty() || !self.socket().is_plain()
     }
 
     /// The request's place in the run.
@@ -257,7 +279,8 @@ impl Exchange {
         match self.response.head() {
             None => Err(how.unwrap_or_else(|| {
                 let place = if self.response.has_begun() { "within the response's head" } else { "without an answer" };
-                Failure::new(Reason::NoResponse, format!("the connection closed {place}"))
+                let which = if self.is_reused { ", which had carried an earlier request," } else { "" };
+                Failure::new(Reason::NoResponse, format!("the connection{which} closed {place}"))
             })),
             Some(head) if !(200..300).contains(&head.status) => Err(self.refused()),
             Some(_) => {
@@ -281,7 +304,7 @@ impl Exchange {
     /// What a system's error is to a user.
     fn broken(&self, error: &io::Error) -> Failure {
         match error.kind() {
-            _ if self.record.written.is_none() && !self.response.has_begun() => {
+            _ if !self.is_reused && self.record.written.is_none() && !self.response.has_begun() => {
                 Failure::new(Reason::Connect(plain(error)), plain(error))
             }
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::new(Reason::Reset, plain(error)),

@@ -23,6 +23,10 @@ pub(crate) struct Response {
     pending: Vec<u8>,
     head: Option<Head>,
     framing: Framing,
+    /// The server will take another request on this connection.
+    keeps_alive: bool,
+    /// Bytes came after the body.
+    has_surplus: bool,
 }
 
 /// Where the body ends.
@@ -75,6 +79,11 @@ impl Response {
         matches!(self.framing, Framing::Ended) && self.head.is_some()
     }
 
+    /// Whether another request may follow on the connection: the body is whole, and the server keeps it open.
+    pub(crate) fn may_be_followed(&self) -> bool {
+        self.has_ended() && self.keeps_alive && !self.has_surplus
+    }
+
     /// Whether the connection's end here is the body's.
     pub(crate) fn may_end_by_close(&self) -> bool {
         self.head.is_some() && matches!(self.framing, Framing::UntilClose | Framing::Ended)
@@ -98,6 +107,7 @@ impl Response {
                     // 1xx comes before the response itself.
                     if !(100..200).contains(&status) {
                         self.framing = framing(&parsed)?;
+                        self.keeps_alive = parsed.version == Some(1) && !says_close(parsed.headers);
                         self.head = Some(head(status, parsed.headers));
                     }
                     self.pending.clear();
@@ -115,7 +125,10 @@ impl Response {
     ) -> Result<(), E> {
         while !bytes.is_empty() {
             match &mut self.framing {
-                Framing::Ended => return Ok(()), // nothing was asked for that could follow
+                Framing::Ended => {
+                    self.has_surplus = true; // nothing was asked for that could follow
+                    return Ok(());
+                }
                 Framing::UntilClose => return on_body(bytes),
                 Framing::Length(left) => {
                     let n = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -123,7 +136,8 @@ impl Response {
                     if *left == 0 {
                         self.framing = Framing::Ended;
                     }
-                    return on_body(&bytes[..n]);
+                    on_body(&bytes[..n])?;
+                    bytes = &bytes[n..];
                 }
                 Framing::Chunked(chunked) => match chunked.take(bytes)? {
                     Piece::Data(n) => {
@@ -131,7 +145,10 @@ impl Response {
                         bytes = &bytes[n..];
                     }
                     Piece::Framing(n) => bytes = &bytes[n..],
-                    Piece::End => self.framing = Framing::Ended,
+                    Piece::End(n) => {
+                        self.framing = Framing::Ended;
+                        bytes = &bytes[n..];
+                    }
                 },
             }
         }
@@ -143,7 +160,7 @@ impl Response {
 enum Piece {
     Data(usize),
     Framing(usize),
-    End,
+    End(usize),
 }
 
 impl Chunked {
@@ -183,7 +200,7 @@ impl Chunked {
                 _ => Err("a chunk is longer than its size"),
             },
             Self::Trailer { length } => match bytes[0] {
-                b'\n' if *length == 0 => Ok(Piece::End),
+                b'\n' if *length == 0 => Ok(Piece::End(1)),
                 b'\n' => {
                     *length = 0;
                     Ok(Piece::Framing(1))
@@ -230,6 +247,15 @@ fn framing(response: &httparse::Response<'_, '_>) -> Result<Framing, Problem> {
     }
 }
 
+/// Whether the connection is closed behind the response: <https://www.rfc-editor.org/rfc/rfc9112#section-9.3>.
+fn says_close(headers: &[httparse::Header<'_>]) -> bool {
+    let mut options = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    options.any(|header| {
+        let mut words = header.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        words.any(|word| word.eq_ignore_ascii_case(b"close"))
+    })
+}
+
 fn head(status: u16, headers: &[httparse::Header<'_>]) -> Head {
     let text = |name: &str| {
         let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
@@ -273,6 +299,25 @@ mod tests {
         assert_eq!((close.1.as_slice(), close.2), (&b"all of it"[..], false));
         let cut = &CHUNKED[..CHUNKED.len() - 40];
         assert!(!read([cut]).unwrap().2);
+    }
+
+    #[test]
+    fn a_request_may_follow_where_both_sides_know_the_end() {
+        for (response, may) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na", true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: keep-alive\r\n\r\n0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", false),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab", false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nx", false),
+            ("HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 1\r\n\r\na", false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", false),
+            ("HTTP/1.1 200 OK\r\n\r\na", false),
+        ] {
+            let mut read = Response::default();
+            let taken = read.take_head(response.as_bytes()).unwrap();
+            read.take_body(&response.as_bytes()[taken..], |_| Ok::<_, Problem>(())).unwrap();
+            assert_eq!(read.may_be_followed(), may, "{response}");
+        }
     }
 
     #[test]

@@ -9,19 +9,22 @@
 //!                                  │  http.rs   head, body framing     sse.rs ▶ scan.rs, chunk.rs ▶ answer.rs  bytes to tokens to times
 //!                                  ▼
 //!   reactor.rs (reader threads): one epoll each; a ready socket costs one read, and no lock, allocation or formatting
+//!                                  │  idle.rs   connections between two requests
 //! ```
 //! - **No async runtime.** A chunk of a stream is an event, a read of some hundred bytes and a few counters; tasks, wakers
 //!   and timers would cost more than that work. The launcher connects and writes on its own thread, so that a request
 //!   leaves on time however busy the readers are.
-//! - **A connection a request**, closed after it: a request's time begins before the connection is opened, as it does for
-//!   a user who comes anew, and no request waits for another's connection. TCP_NODELAY is set on each.
-//! - **Sent** is taken before the connection is opened; **written** when the socket took the first bytes. **A chunk's
+//! - **Connections are kept** and carry the next request, as those of the OpenAI packages and of other clients do, as long as
+//!   one is free and has been for less than a second; no request waits for another's connection, and where none is free one is
+//!   opened (`--disable-keepalive`: for every request). TCP_NODELAY is set on each.
+//! - **Sent** is taken before a connection is looked for or opened; **written** when the socket took the first bytes. **A chunk's
 //!   time** is taken when the socket read that completed it returned, below TLS and HTTP, before anything is parsed.
 //! - A failed request is never sent again.
 mod answer;
 mod chunk;
 mod exchange;
 mod http;
+mod idle;
 mod reactor;
 mod scan;
 mod socket;

@@ -1,7 +1,7 @@
 //! The threads that read answers: each waits on its own epoll and gives every ready request its turn.
 //!
-//! Owns the sockets of requests on their way, their deadlines, and the hand-over between threads. Knows nothing of what a
-//! request is or when the next is due.
+//! Owns the sockets of requests on their way, their deadlines, and the hand-over between threads; those between two
+//! requests are `idle.rs`'s. Knows nothing of what a request is or when the next is due.
 //!
 //! A chunk's cost here is one `read`, its share of an `epoll_wait`, and the clock: sockets are registered once, for edges,
 //! and a short read counts as the last. Ends go to the launcher by a channel, once a request.
@@ -18,6 +18,8 @@ use rustc_hash::FxHashMap;
 
 use super::Clock;
 use super::exchange::{Exchange, Over};
+use super::idle::{Idle, Leftover, Rest};
+use super::socket::Socket;
 use crate::counters::Counters;
 use crate::records::{End, Failure, Reason};
 use crate::series::GapsOverTime;
@@ -31,10 +33,6 @@ const BUFFER: usize = 64 << 10;
 
 /// The waker's token; a request's is its place in the run.
 const WAKE: Token = Token(usize::MAX);
-
-/// How long a whole answer's connection is kept for the server to close it. The side that closes first keeps the port in
-/// TIME_WAIT, and the client's run out first; a body left unread would be reset and look like a client that left.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// A request that is over.
 pub(crate) type Ended = Over;
@@ -95,6 +93,8 @@ struct Shared {
     /// that sees an event of an unknown request finds it here.
     #[allow(clippy::vec_box)] // they come boxed, and are moved to a map
     arrivals: Mutex<Vec<Box<Exchange>>>,
+    /// Connections that may carry the next requests.
+    idle: Idle,
     /// No more will come: end when none is left.
     closed: AtomicBool,
     /// Every request on its way is to be left.
@@ -115,6 +115,7 @@ impl Reactors {
             let registry = poll.registry().try_clone()?;
             let shared = Arc::new(Shared {
                 arrivals: Mutex::new(Vec::new()),
+                idle: Idle::default(),
                 closed: AtomicBool::new(false),
                 leaving: AtomicBool::new(false),
                 waker: Waker::new(&registry, WAKE)?,
@@ -138,13 +139,27 @@ impl Reactors {
         Ok(Self { threads: (0..threads).map(start).collect::<io::Result<_>>()? })
     }
 
+    /// A connection that has carried a request and may carry this one, of the thread that will read the answer.
+    pub(crate) fn kept(&self, index: usize, clock: Clock) -> Option<Socket> {
+        self.threads[index % self.threads.len()].shared.idle.take(clock.now())
+    }
+
     /// Hands a request over to the thread that will read its answer. A request that cannot be watched is given back.
     pub(crate) fn add(&self, mut exchange: Box<Exchange>) -> Result<(), (Box<Exchange>, io::Error)> {
         let index = exchange.index();
         let Reading { shared, registry, .. } = &self.threads[index % self.threads.len()];
         let mut arrivals = shared.arrivals.lock().expect("no panic while it is held");
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        match registry.register(exchange.socket().tcp(), Token(index), interest) {
+        let interest = match exchange.awaits_room() {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let (is_reused, tcp) = (exchange.is_reused(), exchange.socket().tcp());
+        let watched = match is_reused {
+            // What is ready by now is told anew.
+            true => registry.reregister(tcp, Token(index), interest),
+            false => registry.register(tcp, Token(index), interest),
+        };
+        match watched {
             Ok(()) => {
                 arrivals.push(exchange);
                 Ok(())
@@ -190,8 +205,8 @@ struct Reactor {
     pace: Pace,
     /// When deadlines and lingering sockets are looked at next.
     next_tick: u64,
-    /// Sockets of whole answers, and until when they are kept.
-    lingering: FxHashMap<usize, (super::socket::Socket, u64)>,
+    /// Connections of whole answers whose end by HTTP, or by the server's closing, is to come.
+    lingering: FxHashMap<usize, Leftover>,
 }
 
 /// Longest wait: how late a deadline may be seen.
@@ -215,7 +230,7 @@ const BUSY: u32 = 300;
 /// Reads a tick (45,000 a second) from which a thread naps between two waits: a wake-up for one or two chunks costs as much
 /// as reading them. A stamp is late by at most the nap, by half of it in the mean.
 const HURRIED: u32 = 900;
-const NAP: Duration = Duration::from_micros(100);
+const NAP: Duration = Duration::from_micros(200);
 
 impl Reactor {
     fn run(mut self) -> Tally {
@@ -263,9 +278,13 @@ impl Reactor {
 
     fn on_ready(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
         let Some(exchange) = self.exchanges.get_mut(&index) else {
-            // The server's end, or bytes after the answer's; or one that ended at a deadline in this round.
-            if self.lingering.remove(&index).is_none() && self.meet_arrivals() {
+            if self.lingering.contains_key(&index) {
+                self.on_leftover(index, closed, buffer);
+            } else if self.meet_arrivals() {
                 self.on_ready(index, closed, buffer);
+            } else {
+                // The server has closed it, or says what nobody asked for; or it ended at a deadline in this round.
+                self.shared.idle.remove(index);
             }
             return;
         };
@@ -281,14 +300,39 @@ impl Reactor {
     fn end(&mut self, index: usize, end: End, closed: bool) {
         let mut exchange = self.exchanges.remove(&index).expect("an exchange that ends is here");
         self.due.remove(&(exchange.due(), index));
-        let linger = end == End::Completed && !closed;
-        let socket = linger.then(|| exchange.take_socket()).flatten();
+        let is_whole = end == End::Completed && !closed;
+        let leftover = is_whole.then(|| exchange.take_leftover()).flatten();
         let over = exchange.over(end, self.clock);
         self.tally.counters.on_done(&over.record);
+        // Before the launcher hears of the end: what it sends then finds the connection.
+        if let Some(leftover) = leftover {
+            self.rest(index, leftover);
+        }
         // The launcher waits for every end; where it is gone, the process is ending.
         let _ = self.ended.send(over);
-        if let Some(socket) = socket {
-            self.lingering.insert(index, (socket, self.clock.now() + LINGER.as_nanos() as u64));
+    }
+
+    /// Puts a connection where it waits: for the next request, or for its end.
+    fn rest(&mut self, index: usize, mut leftover: Leftover) {
+        match leftover.is_free() {
+            true => self.shared.idle.put(leftover.into_free(self.pace >= Pace::Busy), index, self.clock.now()),
+            false => {
+                leftover.linger_from(self.clock.now());
+                self.lingering.insert(index, leftover);
+            }
+        }
+    }
+
+    /// What follows the last token on a connection, or its end.
+    fn on_leftover(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
+        let leftover = self.lingering.get_mut(&index).expect("it was looked for");
+        match leftover.read(closed, buffer, self.clock) {
+            Rest::Waits => {}
+            Rest::Free => {
+                let leftover = self.lingering.remove(&index).expect("it was looked for");
+                self.rest(index, leftover);
+            }
+            Rest::Over => drop(self.lingering.remove(&index)),
         }
     }
 
@@ -316,7 +360,8 @@ impl Reactor {
             }
         }
         // Its length is bounded by what ends within a second.
-        self.lingering.retain(|_, &mut (_, until)| until > now);
+        self.lingering.retain(|_, leftover| leftover.lingers_at(now));
+        self.shared.idle.expire(now);
     }
 
     /// Requests whose first event has not come yet have deadlines too.

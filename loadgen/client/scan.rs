@@ -3,9 +3,46 @@
 //!
 //! Owns a scan of an event's bytes that either is sure or leaves it to `chunk.rs`: a chunk of a stream costs the load
 //! generator a few hundred nanoseconds of JSON otherwise. Never wrong where it answers: it accepts only objects whose
-//! every member it knows, in their plain form.
+//! every member it knows, in their plain form. A stream's events differ in their text alone, so that it looks first whether
+//! the bytes around the text are those of the last such event.
+
+/// What surrounds the text of a stream's last plain event.
+#[derive(Default)]
+pub(super) struct Form {
+    /// Bytes before the text, then those after it.
+    around: Vec<u8>,
+    before: usize,
+}
+
+impl Form {
+    /// As [`plain_text`].
+    pub(super) fn plain_text<'a>(&mut self, data: &'a [u8]) -> Option<&'a [u8]> {
+        if let Some(text) = self.same(data) {
+            return Some(text);
+        }
+        let text = plain_text(data)?;
+        self.before = text.as_ptr().addr() - data.as_ptr().addr();
+        self.around.clear();
+        self.around.extend_from_slice(&data[..self.before]);
+        self.around.extend_from_slice(&data[self.before + text.len()..]);
+        Some(text)
+    }
+
+    /// The text of an event that differs from the last one in nothing else.
+    fn same<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
+        let (before, after) = self.around.split_at(self.before);
+        let text = data.strip_prefix(before)?.strip_suffix(after)?;
+        (!self.around.is_empty() && !text.is_empty() && text.iter().all(|&byte| is_plain(byte))).then_some(text)
+    }
+}
+
+/// A byte that stands for itself in a JSON string, which it does not end.
+fn is_plain(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte) && byte != b'\\' && byte != b'"'
+}
+
 /// The text of an event of the plain form, never empty, and the same escaped and not; nothing where it is any other.
-pub(super) fn plain_text(data: &[u8]) -> Option<&[u8]> {
+fn plain_text(data: &[u8]) -> Option<&[u8]> {
     let mut scan = Scan { data, at: 0 };
     let text = scan.object(|scan, key| match key {
         b"id" | b"object" | b"model" | b"system_fingerprint" | b"service_tier" => scan.ignored_scalar(),
@@ -54,7 +91,7 @@ impl<'a> Scan<'a> {
         let content = &self.data[start..end];
         self.at = end + 1;
         // An escape may hide the string's end; text beyond ASCII must be UTF-8, which the parser checks.
-        content.iter().all(|&byte| (0x20..0x7f).contains(&byte) && byte != b'\\').then_some(content)
+        content.iter().all(|&byte| is_plain(byte)).then_some(content)
     }
 
     fn null(&mut self) -> Found<'a> {
@@ -179,9 +216,15 @@ mod tests {
         ) {
             let choice = if completions { format!("\"text\":\"{text}\"") } else { format!("\"delta\":{{\"content\":\"{text}\"}}") };
             let mut data = format!(r#"{{"id":"x","created":1,"choices":[{{"index":0,{choice},"finish_reason":null}}],"usage":null}}"#).into_bytes();
+            let unedited = data.clone();
             for (at, byte) in edits {
                 let at = at.index(data.len());
                 data[at] = byte;
+            }
+            // Events of a stream, each of the form of the one before or not.
+            let mut form = Form::default();
+            for other in [&unedited, &data, &unedited, &data] {
+                prop_assert_eq!(form.plain_text(other), plain_text(other), "{}", String::from_utf8_lossy(other));
             }
             if let Some(text) = plain_text(&data) {
                 prop_assert_eq!(Chunk::escaped_content(&data), Some(text));

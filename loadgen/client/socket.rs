@@ -104,6 +104,13 @@ impl Socket {
         }
     }
 
+    /// Reads as ever again. Nothing may lie in the queue that was looked at: see [`Self::take_all`].
+    pub(crate) fn stop_saving(&mut self) {
+        if let Self::Plain(plain) = self {
+            plain.stop_peeking();
+        }
+    }
+
     /// Takes what was only looked at: a socket that is closed with bytes in its queue resets the connection.
     pub(crate) fn take_all(&mut self) {
         if let Self::Plain(plain) = self {
@@ -140,10 +147,18 @@ impl Plain {
 
     fn start_to_peek(&mut self) {
         if matches!(self.peeks, Peeks::No) {
-            self.peeks = match minisgl_kernels::socket::peek_onwards(&self.tcp) {
+            self.peeks = match minisgl_kernels::socket::peek_onwards(&self.tcp, true) {
                 Ok(()) => Peeks::Behind(0),
                 Err(_) => Peeks::Cannot,
             };
+        }
+    }
+
+    fn stop_peeking(&mut self) {
+        if let Peeks::Behind(0) = self.peeks
+            && minisgl_kernels::socket::peek_onwards(&self.tcp, false).is_ok()
+        {
+            self.peeks = Peeks::No;
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) struct Target {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// The head of each POST up to the number of its content-length.
     head: Arc<[u8]>,
+    keep_alive: bool,
 }
 
 /// What else a request's head says.
@@ -33,17 +34,19 @@ pub(crate) struct HeadOptions<'a> {
     pub(crate) api_key: Option<&'a str>,
     /// Further headers; they replace those of ours that have the same name.
     pub(crate) headers: &'a [(String, String)],
+    /// Whether a connection may carry further requests.
+    pub(crate) keep_alive: bool,
 }
 
 impl Target {
     /// Finds which of the name's addresses answers.
     pub(crate) fn find(url: &ServerUrl, head: HeadOptions<'_>, trust: &Trust) -> io::Result<Self> {
         let tls = url.https.then(|| tls(&url.host, trust)).transpose()?;
-        let head = Self::head(url, head).into();
+        let (keep_alive, head) = (head.keep_alive, Self::head(url, head).into());
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in (url.host.as_str(), url.port).to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, ANSWER_WITHIN) {
-                Ok(_) => return Ok(Self { address, tls, head }),
+                Ok(_) => return Ok(Self { address, tls, head, keep_alive }),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     failure = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
                 }
@@ -57,10 +60,12 @@ impl Target {
         let mut lines = vec![
             ("host".to_owned(), url.authority()),
             ("user-agent".to_owned(), concat!("minisgl-loadgen/", env!("CARGO_PKG_VERSION")).to_owned()),
-            ("connection".to_owned(), "close".to_owned()),
             ("content-type".to_owned(), "application/json".to_owned()),
             ("accept".to_owned(), "text/event-stream".to_owned()),
         ];
+        if !options.keep_alive {
+            lines.push(("connection".to_owned(), "close".to_owned()));
+        }
         lines.extend(options.api_key.map(|key| ("authorization".to_owned(), format!("Bearer {key}"))));
         for (name, value) in options.headers {
             lines.retain(|(ours, _)| !ours.eq_ignore_ascii_case(name));
@@ -80,6 +85,11 @@ impl Target {
         head.extend_from_slice(body_bytes.to_string().as_bytes());
         head.extend_from_slice(b"\r\n\r\n");
         head
+    }
+
+    /// Whether a connection may carry another request when its answer is over.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        self.keep_alive
     }
 
     /// A new connection, begun: it may not stand yet.
@@ -115,11 +125,16 @@ mod tests {
     fn a_head_has_what_was_given_once() {
         let url: ServerUrl = "http://example.org:81/api".parse().unwrap();
         let headers = [("User-Agent".to_owned(), "me".to_owned()), ("x-a".to_owned(), "b".to_owned())];
-        let options = HeadOptions { path: "/api/v1/chat/completions", api_key: Some("k"), headers: &headers };
-        let head = String::from_utf8(Target::head(&url, options)).unwrap();
-        let expected = "POST /api/v1/chat/completions HTTP/1.1\r\nhost: example.org:81\r\nconnection: close\r\n\
+        let head = |keep_alive| {
+            let path = "/api/v1/chat/completions";
+            let options = HeadOptions { path, api_key: Some("k"), headers: &headers, keep_alive };
+            String::from_utf8(Target::head(&url, options)).unwrap()
+        };
+        let expected = "POST /api/v1/chat/completions HTTP/1.1\r\nhost: example.org:81\r\n\
                         content-type: application/json\r\naccept: text/event-stream\r\nauthorization: Bearer k\r\n\
                         User-Agent: me\r\nx-a: b\r\ncontent-length: ";
-        assert_eq!(head, expected);
+        assert_eq!(head(true), expected);
+        let accept = "accept: text/event-stream\r\n";
+        assert_eq!(head(false), expected.replace(accept, &format!("{accept}connection: close\r\n")));
     }
 }

@@ -209,6 +209,7 @@ impl RequestLine {
             samples: Vec::new(),
             max_in_flight: 0,
             max_queued: 0,
+            connections: None,
             cost: Default::default(),
             started_unix_s: 0.0,
             answers: Default::default(),

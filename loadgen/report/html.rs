@@ -176,6 +176,9 @@ fn write_counts(body: &mut String, report: &RunReport) {
         ["tokens a chunk".to_owned(), figure(report.tokens_per_chunk, 2)],
         ["peak in flight, queued".to_owned(), format!("{}, {}", report.max_in_flight, report.max_queued)],
     ];
+    if let Some(connections) = report.connections {
+        rows.push(["connections opened".to_owned(), connections.to_string()]);
+    }
     if report.achieved_requested.is_some() {
         rows.push(["achieved/requested rate".to_owned(), figure(report.achieved_requested, 4)]);
     }

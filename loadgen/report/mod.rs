@@ -146,6 +146,8 @@ pub struct RunReport {
     pub max_in_flight: u64,
     /// Most requests that waited for their first token at once.
     pub max_queued: u64,
+    /// Connections that were opened for the requests; null in a report that was read back from records.
+    pub connections: Option<u64>,
     /// What the server counts beyond the message in most prompts: the chat template's tokens.
     pub template_tokens: Option<i64>,
     /// Completed requests whose prompt the server counts otherwise than that: another tokenizer, or a shortened prompt.
@@ -238,6 +240,7 @@ impl RunReport {
             tokens_per_chunk: (chunks > 0).then(|| output_tokens as f64 / chunks as f64),
             max_in_flight: ledger.max_in_flight,
             max_queued: ledger.max_queued,
+            connections: ledger.connections,
             template_tokens,
             prompt_token_mismatch,
             output_token_mismatch: completed.iter().filter(|r| tokens(r).0 != r.output_len as u64).count() as u64,

@@ -134,12 +134,13 @@ fn write_counts(out: &mut String, report: &RunReport) -> Result {
     )?;
     writeln!(
         out,
-        "{} prompt and {} output tokens (counted by {}); peak in flight {}, peak queued {}",
+        "{} prompt and {} output tokens (counted by {}); peak in flight {}, peak queued {}{}",
         report.input_tokens,
         report.output_tokens,
         report.output_tokens_by.words(),
         report.max_in_flight,
         report.max_queued,
+        report.connections.map_or(String::new(), |n| format!("; {n} connections opened")),
     )?;
     if let Some(ratio) = report.achieved_requested {
         writeln!(out, "achieved/requested rate {ratio:.4}")?;

@@ -62,6 +62,7 @@ pub(super) fn ledger(records: Vec<Record>) -> Ledger {
         samples: Vec::new(),
         max_in_flight: 2,
         max_queued: 1,
+        connections: Some(2),
         cost: ClientCost { cpu_s: 0.5, wall_s: 2.0, peak_rss_bytes: 50_000_000, chunks: 100_000 },
         started_unix_s: 951_782_400.0,
         answers: BTreeMap::new(),
@@ -348,7 +349,7 @@ E2E from intended          51.00       51.00       51.00           –       51.
 sent late by                1.00        1.00        1.00           –        1.00
 connect                     0.25        0.25        0.25           –        0.25
 1 of 2 requests completed, 1 failed, in 0.05 s: 100.00 output tok/s, 20.00 req/s
-10 prompt and 5 output tokens (counted by the server); peak in flight 2, peak queued 1
+10 prompt and 5 output tokens (counted by the server); peak in flight 2, peak queued 1; 2 connections opened
 achieved/requested rate 1.0000
 client: 25.0% of a core, 5.0 µs of CPU a chunk, peak RSS 50 MB
 failed: 1 x HTTP 500: said this

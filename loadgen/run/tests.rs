@@ -18,6 +18,10 @@ use crate::lengths::Lengths;
 const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
     data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"},\"finish_reason\":null}]}\n\n\
     data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+/// The same, and the connection stays.
+const KEPT: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+    51\r\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}]}\n\n\r\n\
+    e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
 const BROKEN: &str = "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const MODELS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 11\r\nconnection: close\r\n\r\n{\"data\":[]}";
 
@@ -50,7 +54,11 @@ impl Small {
     }
 
     fn run(&self, jobs: Vec<Job>, trust: &Trust, interrupt: &Interrupt) -> Ledger {
-        let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[] };
+        self.run_on(true, jobs, trust, interrupt)
+    }
+
+    fn run_on(&self, keep_alive: bool, jobs: Vec<Job>, trust: &Trust, interrupt: &Interrupt) -> Ledger {
+        let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[], keep_alive };
         execute(RunOptions {
             target: &Target::find(&self.url, head, trust).unwrap(),
             endpoint: Endpoint::Chat,
@@ -68,13 +76,18 @@ impl Small {
     }
 }
 
-/// Answers one request; a client that only tries the port or refuses the certificate is none.
+/// Answers the requests of a connection; a client that only tries the port or refuses the certificate sends none.
 fn answer<S: Read + Write>(mut socket: BufReader<S>, seen: &Mutex<Vec<String>>) {
+    while answer_one(&mut socket, seen) {}
+}
+
+/// Whether the connection stays.
+fn answer_one<S: Read + Write>(socket: &mut BufReader<S>, seen: &Mutex<Vec<String>>) -> bool {
     let (mut first, mut length) = (String::new(), 0);
     loop {
         let mut line = String::new();
         if socket.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
+            return false;
         }
         if let Some(value) = line.strip_prefix("content-length: ") {
             length = value.trim().parse().unwrap();
@@ -91,11 +104,14 @@ fn answer<S: Read + Write>(mut socket: BufReader<S>, seen: &Mutex<Vec<String>>) 
     if body.contains("stall") {
         seen.lock().unwrap().push(body);
         // Until the client leaves.
-        return drop(socket.read(&mut [0]));
+        let _ = socket.read(&mut [0]);
+        return false;
     }
+    let stays = body.contains("stay");
     let said = match first.starts_with("GET") {
         true => MODELS,
         false if body.contains("fail") => BROKEN,
+        false if body.contains("kept") => KEPT,
         false => STREAM,
     };
     if !body.is_empty() {
@@ -103,6 +119,7 @@ fn answer<S: Read + Write>(mut socket: BufReader<S>, seen: &Mutex<Vec<String>>) 
     }
     // A client that has gone is nobody's loss.
     let _ = socket.get_mut().write_all(said.as_bytes()).and_then(|()| socket.get_mut().flush());
+    stays
 }
 
 fn job(start: Start, body: Body) -> Job {
@@ -156,6 +173,40 @@ fn an_interrupted_run_keeps_what_completed() {
     assert_eq!(ledger.interrupted, Some(Interrupted { left: 1, unsent: 2 }));
     let ends: Vec<&End> = ledger.records.iter().map(|record| &record.end).collect();
     assert_eq!(ends, [&End::Completed, &End::Cancelled]);
+}
+
+#[test]
+fn a_connection_carries_the_next_request() {
+    let (pem, config) = authority();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, pem).unwrap();
+    let trusting = Trust::open(Some(&CaCert { path, named_by: "--ca-cert" })).unwrap();
+    let opened = |server: &Small, keep_alive, says: [&str; 3]| {
+        // One after the other: a turn waits for the one before it.
+        let mut jobs = vec![at_once(says[0])];
+        jobs.extend((0..2).map(|parent| after(parent, says[parent + 1])));
+        let ledger = server.run_on(keep_alive, jobs, &trusting, &Interrupt::never());
+        assert!(ledger.records.iter().all(Record::is_completed), "{:?}", ledger.records);
+        ledger.connections
+    };
+    for tls in [None, Some(config)] {
+        let server = Small::start(tls);
+        assert_eq!(opened(&server, true, ["kept stay"; 3]), Some(1));
+        assert_eq!(opened(&server, false, ["kept stay"; 3]), Some(3));
+        // A body that ends with the connection, and one whose head says that it will be closed.
+        assert_eq!(opened(&server, true, ["kept stay", "stream", "kept stay"]), Some(2));
+    }
+}
+
+#[test]
+fn a_connection_that_the_server_closed_is_not_used() {
+    let server = Small::start(None);
+    // It answers as if the connection stayed, and closes it.
+    let later = job(Start::At(Duration::from_millis(400)), Body::Whole(Bytes::from_static(b"kept stay")));
+    let ledger = server.run(vec![at_once("kept"), later], &Trust::default(), &Interrupt::never());
+    assert!(ledger.records.iter().all(Record::is_completed), "{:?}", ledger.records);
+    assert_eq!(ledger.connections, Some(2));
 }
 
 /// An authority's certificate in PEM, and a server of a certificate that it signed for `localhost`.
@@ -214,7 +265,7 @@ fn a_loop_that_ends_by_time_asks_for_more_as_long_as_it_lasts() {
         counted.fetch_add(n, Relaxed);
         (0..n).map(|i| job(Start::WhenFree, Body::Whole(Bytes::from(format!("more {i}"))))).collect()
     });
-    let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[] };
+    let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[], keep_alive: true };
     let until = Duration::from_secs(1);
     let ledger = execute(RunOptions {
         target: &Target::find(&server.url, head, &Trust::default()).unwrap(),

@@ -250,7 +250,7 @@ fn measure(
     threads: usize,
 ) -> std::io::Result<Outcome> {
     let served = Served::start(timings)?;
-    let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[] };
+    let head = HeadOptions { path: "/v1/chat/completions", api_key: None, headers: &[], keep_alive: true };
     let target = Target::find(&served.url, head, &Trust::default())?;
     sampler::forget_peak_rss();
     let ledger = run::execute(RunOptions {
