@@ -39,8 +39,8 @@ enum Peeks {
     Behind(usize),
 }
 
-/// Bytes that may lie in the queue: some ten chunks.
-const MOST_BEHIND: usize = 2 << 10;
+/// Bytes that may lie in the queue: some twenty-five chunks.
+const MOST_BEHIND: usize = 6 << 10;
 
 /// A TLS session and what it runs over.
 pub(crate) struct Tls {
