@@ -8,7 +8,7 @@ use super::simd::{Wide, WideKernel};
 use super::tensor::Tensor;
 use super::{Cpu, Vector, Workers};
 use crate::device::{RopeLayout, RopeStore};
-use crate::host::{Place, RowLayout, Shared, Staged};
+use crate::host::{KvWriter, Place, Shared, Staged};
 
 /// Elements of q, k and v a task, about: less is done sooner by one thread than shared.
 const ELEMENTS_A_TASK: usize = 8192;
@@ -90,11 +90,12 @@ impl Cpu {
                 let token = staged.tokens[t];
                 let page = staged.pages(token.row)[token.position / shape.page_size] as usize;
                 let place = Place { layer: op.layer, page, offset: token.position % shape.page_size };
-                // SAFETY: a token's row is its task's alone; so is its place: staging checked that no page is written by two
-                // rows, and a row's tokens have different positions.
-                let (qkv, stored) = unsafe { (rows.part(t * stride, width), writer.row(place)) };
+                // SAFETY: a token's row is its task's alone.
+                let qkv = unsafe { rows.part(t * stride, width) };
                 let cos_sin = angles[t * 2 * half..][..2 * half].split_at(half);
-                level.run(Token { qkv, op, cos_sin, layout: &writer.layout, stored });
+                // SAFETY: so is its place: staging checked that no page is written by two rows, and a row's tokens have
+                // different positions.
+                level.run(unsafe { Token::new(qkv, op, cos_sin, &writer, place) });
             }
         });
     }
@@ -107,9 +108,22 @@ struct Token<'a> {
     op: &'a RopeStore<'a, Vector>,
     /// Of its position, `[rotary_dim / 2]` each.
     cos_sin: (&'a [f32], &'a [f32]),
-    layout: &'a RowLayout,
-    /// Its row of the cache.
-    stored: &'a mut [u8],
+    writer: &'a KvWriter<'a>,
+    place: Place,
+}
+
+impl<'a> Token<'a> {
+    /// # Safety
+    /// Nobody else reads or writes the place meanwhile.
+    unsafe fn new(
+        qkv: &'a mut [f32],
+        op: &'a RopeStore<'a, Vector>,
+        cos_sin: (&'a [f32], &'a [f32]),
+        writer: &'a KvWriter<'a>,
+        place: Place,
+    ) -> Self {
+        Self { qkv, op, cos_sin, writer, place }
+    }
 }
 
 impl WideKernel for Token<'_> {
@@ -117,7 +131,7 @@ impl WideKernel for Token<'_> {
 
     #[inline(always)]
     fn run<S: Wide>(self, _isa: S) {
-        let Self { qkv, op, cos_sin, layout, stored } = self;
+        let Self { qkv, op, cos_sin, writer, place } = self;
         let dim = op.head_dim;
         if let Some(bias) = op.bias {
             qkv.iter_mut().zip(&*bias.0).for_each(|(x, b)| *x += b);
@@ -130,7 +144,8 @@ impl WideKernel for Token<'_> {
             rotate(head, op.layout, cos_sin);
         }
         let (keys, values) = qkv[op.heads * dim..].split_at(op.kv_heads * dim);
-        layout.store(stored, keys, values);
+        // SAFETY: by the contract of `new`.
+        unsafe { writer.store(place, keys, values) };
     }
 }
 

@@ -1,12 +1,16 @@
-//! The K/V cache's bytes: `[layers][pages][page_size]` rows, one a token and layer, in one of four formats.
+//! The K/V cache's bytes: `[layers][pages][page_size]` tokens, in one of four formats and one of two layouts.
 //!
 //! ```text
-//!   a row   | K of head 0 | … | K of head n - 1 | V of head 0 | … | V of head n - 1 | n scales of K | n of V |  padding
-//!                         elements of the format                                     f32, of int8 alone       to 32 bytes
+//!   rows, one a token and layer:
+//!     | K of head 0 | … | K of head n - 1 | V of head 0 | … | V of head n - 1 | n scales of K | n of V |  padding
+//!                         elements of the format                                f32, of int8 alone       to 32 bytes
+//!   turned, where pages are whole groups of sixteen tokens and attention multiplies elements as they are stored (F32, BF16):
+//!     | K of head 0: [words of a head][16 keys], words of four bytes | … | V of token 0, all heads | … | V of token 15 |  padding
 //! ```
 //!
 //! All heads and both K and V lie together: a token is one place in memory, so that pages of one token cost no more than
-//! pages of many. Knows nothing of who owns a page or which sequence it belongs to.
+//! pages of many. Turned keys are what a product wants of them: word w of sixteen keys is a vector, and a query that reads a
+//! key once need not turn it first. Knows nothing of who owns a page or which sequence it belongs to.
 use super::{Buffer, Shared};
 use crate::device::{DeviceError, KvFormat, KvShape};
 use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -14,22 +18,32 @@ use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 /// Rows start on half cache lines: whole vectors of AVX2, and at most one line more than the row needs is touched.
 const ALIGN: usize = 32;
 
+/// Tokens whose keys are turned together.
+pub(crate) const GROUP: usize = 16;
+
+/// Bytes of a word of turned keys.
+const WORD: usize = 4;
+
 /// Bytes of K and V that a page takes in all layers.
 pub(crate) fn page_bytes(shape: &KvShape, format: KvFormat) -> usize {
-    shape.layers * shape.page_size * RowLayout::new(shape, format).bytes()
+    shape.layers * shape.page_size * KvLayout::new(shape, format).bytes()
 }
 
-/// Where things are in a row, in bytes from its start.
+/// Where things are, in bytes from a token's keys, or from its values.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowLayout {
+pub(crate) struct KvLayout {
     format: KvFormat,
     kv_heads: usize,
     head_dim: usize,
+    is_turned: bool,
 }
 
-impl RowLayout {
+impl KvLayout {
     fn new(shape: &KvShape, format: KvFormat) -> Self {
-        Self { format, kv_heads: shape.kv_heads, head_dim: shape.head_dim }
+        let &KvShape { kv_heads, head_dim, page_size, .. } = shape;
+        let is_multiplied = matches!(format, KvFormat::F32 | KvFormat::BF16);
+        let is_whole = page_size.is_multiple_of(GROUP) && (head_dim * format.element_bytes()).is_multiple_of(WORD);
+        Self { format, kv_heads, head_dim, is_turned: is_multiplied && is_whole }
     }
 
     /// How elements are stored.
@@ -37,57 +51,67 @@ impl RowLayout {
         self.format
     }
 
+    /// Whether the keys of sixteen tokens lie as vectors: then they have one start, their group's.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.is_turned
+    }
+
     /// A head's K or V.
-    fn head_bytes(&self) -> usize {
+    pub(crate) fn head_bytes(&self) -> usize {
         self.head_dim * self.format.element_bytes()
     }
 
-    /// A head's key.
+    /// All heads' K or V.
+    fn all_bytes(&self) -> usize {
+        self.kv_heads * self.head_bytes()
+    }
+
+    /// A head's key, from the token's keys; where they are turned, the head's sixteen keys.
     #[inline(always)]
     pub(crate) fn key(&self, kv_head: usize) -> usize {
+        kv_head * self.head_bytes() * if self.is_turned { GROUP } else { 1 }
+    }
+
+    /// A head's value, from the token's values.
+    #[inline(always)]
+    pub(crate) fn value(&self, kv_head: usize) -> usize {
         kv_head * self.head_bytes()
     }
 
-    /// A head's value.
-    #[inline(always)]
-    pub(crate) fn value(&self, kv_head: usize) -> usize {
-        (self.kv_heads + kv_head) * self.head_bytes()
-    }
-
+    /// From a token's keys to its values, of rows; scales come behind those.
     fn scales(&self) -> usize {
-        (2 * self.kv_heads * self.head_bytes()).next_multiple_of(size_of::<f32>())
+        (2 * self.all_bytes()).next_multiple_of(size_of::<f32>())
     }
 
-    /// The scale of a head's key, where the format has one.
+    /// The scale of a head's key, from the token's keys, where the format has one.
     #[inline(always)]
     pub(crate) fn key_scale(&self, kv_head: usize) -> usize {
         self.scales() + kv_head * size_of::<f32>()
     }
 
-    /// The scale of a head's value, where the format has one.
+    /// The scale of a head's value, from the token's keys, where the format has one.
     #[inline(always)]
     pub(crate) fn value_scale(&self, kv_head: usize) -> usize {
         self.key_scale(self.kv_heads + kv_head)
     }
 
-    /// From a row to the next.
+    /// Bytes a token.
     #[inline(always)]
     pub(crate) fn bytes(&self) -> usize {
         let scales = if self.format.is_scaled() { 2 * self.kv_heads * size_of::<f32>() } else { 0 };
         (self.scales() + scales).next_multiple_of(ALIGN)
     }
 
-    /// Writes a token's keys and values, `[kv_heads * head_dim]` each.
+    /// Where a token's keys and its values start.
     #[inline(always)]
-    pub(crate) fn store(&self, row: &mut [u8], keys: &[f32], values: &[f32]) {
-        let (width, bytes) = (self.kv_heads * self.head_dim, self.head_bytes());
-        assert!(keys.len() == width && values.len() == width, "a token's K and V are {width} wide");
-        let heads = keys.chunks_exact(self.head_dim).chain(values.chunks_exact(self.head_dim));
-        for (i, head) in heads.enumerate() {
-            let scale = encode(self.format, head, &mut row[i * bytes..][..bytes]);
-            if self.format.is_scaled() {
-                row[self.key_scale(i)..][..size_of::<f32>()].copy_from_slice(&scale.to_ne_bytes());
-            }
+    fn starts(&self, shape: &KvShape, place: Place) -> (usize, usize) {
+        let token = (place.layer * shape.pages + place.page) * shape.page_size + place.offset;
+        if self.is_turned {
+            let group = token / GROUP * GROUP * self.bytes();
+            (group, group + (GROUP + token % GROUP) * self.all_bytes())
+        } else {
+            let row = token * self.bytes();
+            (row, row + self.all_bytes())
         }
     }
 }
@@ -95,7 +119,7 @@ impl RowLayout {
 /// Keys and values of every page.
 pub(crate) struct KvCache {
     shape: KvShape,
-    layout: RowLayout,
+    layout: KvLayout,
     rows: Buffer<u8>,
 }
 
@@ -114,7 +138,7 @@ impl KvCache {
     /// A zeroed cache; an error where its memory cannot be had.
     pub(crate) fn new(shape: KvShape, format: KvFormat) -> Result<Self, DeviceError> {
         const WHAT: &str = "the K/V cache";
-        let layout = RowLayout::new(&shape, format);
+        let layout = KvLayout::new(&shape, format);
         // A row first: its own bytes are small numbers, but the shape is not checked by anybody else.
         let len = [shape.layers, shape.pages, shape.page_size, 2 * format.element_bytes() + ALIGN]
             .into_iter()
@@ -132,62 +156,101 @@ impl KvCache {
     }
 
     /// What a row looks like.
-    pub(crate) fn layout(&self) -> &RowLayout {
+    pub(crate) fn layout(&self) -> &KvLayout {
         &self.layout
     }
 
+    /// Where a token's keys and its values start.
     #[inline(always)]
-    fn at(shape: &KvShape, layout: &RowLayout, place: Place) -> usize {
-        ((place.layer * shape.pages + place.page) * shape.page_size + place.offset) * layout.bytes()
-    }
-
-    /// A token's row.
-    #[inline(always)]
-    pub(crate) fn row(&self, place: Place) -> &[u8] {
-        &self.rows[Self::at(&self.shape, &self.layout, place)..][..self.layout.bytes()]
+    pub(crate) fn at(&self, place: Place) -> [*const u8; 2] {
+        let (keys, values) = self.layout.starts(&self.shape, place);
+        let end = values + self.layout.all_bytes();
+        assert!(place.offset < self.shape.page_size && end <= self.rows.len(), "{place:?} is not in the K/V cache");
+        [keys, values].map(|at| self.rows.as_ptr().wrapping_add(at))
     }
 
     /// Reads one K/V head's key, `[head_dim]`.
     pub(crate) fn key(&self, place: Place, kv_head: usize, out: &mut [f32]) {
-        self.read(place, self.layout.key(kv_head), self.layout.key_scale(kv_head), out);
+        let start = self.layout.starts(&self.shape, place).0;
+        if self.layout.is_turned {
+            let at = start + self.layout.key(kv_head) + place.offset % GROUP * WORD;
+            let words = self.rows[at..].chunks(GROUP * WORD).take(self.layout.head_bytes() / WORD);
+            let key: Vec<u8> = words.flat_map(|word| word[..WORD].iter().copied()).collect();
+            decode(self.layout.format, &key, 1.0, out);
+        } else {
+            self.read(start, start + self.layout.key(kv_head), self.layout.key_scale(kv_head), out);
+        }
     }
 
     /// Reads one K/V head's value, `[head_dim]`.
     pub(crate) fn value(&self, place: Place, kv_head: usize, out: &mut [f32]) {
-        self.read(place, self.layout.value(kv_head), self.layout.value_scale(kv_head), out);
+        let (start, values) = self.layout.starts(&self.shape, place);
+        self.read(start, values + self.layout.value(kv_head), self.layout.value_scale(kv_head), out);
     }
 
-    fn read(&self, place: Place, at: usize, scale: usize, out: &mut [f32]) {
-        let (row, format) = (self.row(place), self.layout.format);
-        let scale = if format.is_scaled() { f32_at(row, scale) } else { 1.0 };
-        decode(format, &row[at..][..self.layout.head_bytes()], scale, out);
+    fn read(&self, start: usize, at: usize, scale: usize, out: &mut [f32]) {
+        let format = self.layout.format;
+        let scale = if format.is_scaled() { f32_at(&self.rows[start..], scale) } else { 1.0 };
+        decode(format, &self.rows[at..][..self.layout.head_bytes()], scale, out);
     }
 
     /// For threads that write different tokens.
     pub(crate) fn writer(&mut self) -> KvWriter<'_> {
-        KvWriter { shape: self.shape, layout: self.layout, rows: Shared::new(&mut self.rows) }
+        KvWriter { shape: self.shape, layout: self.layout, bytes: Shared::new(&mut self.rows) }
     }
 }
 
 /// Writes tokens of a cache from several threads.
 pub(crate) struct KvWriter<'a> {
     shape: KvShape,
-    /// What a row looks like.
-    pub layout: RowLayout,
-    rows: Shared<'a, u8>,
+    layout: KvLayout,
+    bytes: Shared<'a, u8>,
 }
 
 impl KvWriter<'_> {
-    /// A token's row.
+    /// Writes a token's keys and values, `[kv_heads * head_dim]` each.
     ///
     /// # Safety
-    /// Nobody else holds this place's row meanwhile.
+    /// Nobody else reads or writes this place meanwhile.
     #[inline(always)]
-    #[allow(clippy::mut_from_ref)] // as `Shared::part`, whose contract this passes on
-    pub(crate) unsafe fn row(&self, place: Place) -> &mut [u8] {
-        let at = KvCache::at(&self.shape, &self.layout, place);
-        // SAFETY: this place is the caller's alone.
-        unsafe { self.rows.part(at, self.layout.bytes()) }
+    pub(crate) unsafe fn store(&self, place: Place, keys: &[f32], values: &[f32]) {
+        let KvLayout { format, kv_heads, head_dim, is_turned } = self.layout;
+        let width = kv_heads * head_dim;
+        assert!(keys.len() == width && values.len() == width, "a token's K and V are {width} wide");
+        let (start, values_at) = self.layout.starts(&self.shape, place);
+        let head_bytes = self.layout.head_bytes();
+        for (h, head) in values.chunks_exact(head_dim).enumerate() {
+            // SAFETY: this place is the caller's alone.
+            unsafe { self.store_head(start, values_at + self.layout.value(h), self.layout.value_scale(h), head) };
+        }
+        if !is_turned {
+            for (h, head) in keys.chunks_exact(head_dim).enumerate() {
+                // SAFETY: as above.
+                unsafe { self.store_head(start, start + self.layout.key(h), self.layout.key_scale(h), head) };
+            }
+            return;
+        }
+        let per_word = WORD / format.element_bytes();
+        for (h, head) in keys.chunks_exact(head_dim).enumerate() {
+            let at = start + self.layout.key(h) + place.offset % GROUP * WORD;
+            // SAFETY: of each word's sixteen keys, this place's is the caller's alone; the head's words are these.
+            let words = unsafe { self.bytes.strided(at, WORD, GROUP * WORD, head_bytes / WORD) };
+            for (elements, word) in head.chunks_exact(per_word).zip(words) {
+                encode(format, elements, word);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The head and its scale are the caller's alone.
+    #[inline(always)]
+    unsafe fn store_head(&self, start: usize, at: usize, scale_at: usize, head: &[f32]) {
+        // SAFETY: by contract.
+        let scale = encode(self.layout.format, head, unsafe { self.bytes.part(at, self.layout.head_bytes()) });
+        if self.layout.format.is_scaled() {
+            // SAFETY: by contract.
+            unsafe { self.bytes.part(start + scale_at, size_of::<f32>()) }.copy_from_slice(&scale.to_ne_bytes());
+        }
     }
 }
 
@@ -246,14 +309,18 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_nothing_else_changes() {
-        for format in FORMATS {
-            let mut cache = KvCache::new(SHAPE, format).unwrap();
-            let place = Place { layer: 1, page: 2, offset: 1 };
+        // Rows, turned keys, and rows of pages that could be turned.
+        for (format, page_size) in
+            FORMATS.into_iter().flat_map(|format| [2, 16, 48].map(|page_size| (format, page_size)))
+        {
+            let mut cache = KvCache::new(KvShape { page_size, ..SHAPE }, format).unwrap();
+            let is_turned = page_size > 2 && matches!(format, KvFormat::F32 | KvFormat::BF16);
+            assert_eq!(cache.layout().is_turned(), is_turned, "{format:?}");
+            let place = Place { layer: 1, page: 2, offset: page_size - 1 };
             let keys: Vec<f32> = [1, 2, 3, 127, -5, 6, -127, 8].map(|i| i as f32).into();
             let values: Vec<f32> = keys.iter().map(|k| -k).collect();
-            let writer = cache.writer();
             // SAFETY: the only writer.
-            writer.layout.store(unsafe { writer.row(place) }, &keys, &values);
+            unsafe { cache.writer().store(place, &keys, &values) };
             let mut out = [0.0; 4];
             cache.key(place, 1, &mut out);
             assert_eq!(out, [-5.0, 6.0, -127.0, 8.0]);
@@ -283,7 +350,7 @@ mod tests {
             let from: Vec<f32> = (0..50u32)
                 .map(|i| ((i * seed).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5) * size)
                 .collect();
-            let mut row = vec![0; RowLayout::new(&shape, KvFormat::Int8).bytes()];
+            let mut row = vec![0; KvLayout::new(&shape, KvFormat::Int8).bytes()];
             let scale = encode(KvFormat::Int8, &from, &mut row[..50]);
             let mut to = [0.0; 50];
             decode(KvFormat::Int8, &row[..50], scale, &mut to);

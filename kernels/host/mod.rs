@@ -10,7 +10,7 @@ mod shared;
 mod step;
 
 pub(crate) use buffer::Buffer;
-pub(crate) use kv::{KvCache, Place, RowLayout, page_bytes};
+pub(crate) use kv::{GROUP, KvCache, KvLayout, KvWriter, Place, page_bytes};
 pub(crate) use parts::{PartView, stack, stack_vectors, views};
 pub(crate) use ranks::{follow, lead};
 pub(crate) use shared::Shared;

@@ -32,6 +32,28 @@ impl<'a, T> Shared<'a, T> {
     }
 }
 
+impl<T> Shared<'_, T> {
+    /// `count` parts of `len` elements, the first at `at`, each `stride` after the one before.
+    ///
+    /// # Safety
+    /// While any of them lives, nobody else holds a part that overlaps it.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // the contract above is what makes it sound
+    pub(crate) unsafe fn strided(
+        &self,
+        at: usize,
+        len: usize,
+        stride: usize,
+        count: usize,
+    ) -> impl Iterator<Item = &mut [T]> {
+        assert!(len <= stride, "parts of {len} every {stride} overlap");
+        let end = count.checked_sub(1).map_or(at, |last| at + last * stride + len);
+        assert!(end <= self.len, "{at} … {end} of {}", self.len);
+        // SAFETY: within the slice, as just checked; apart from each other, and exclusive by this function's contract.
+        (0..count).map(move |i| unsafe { std::slice::from_raw_parts_mut(self.start.add(at + i * stride), len) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +70,26 @@ mod tests {
             }
         });
         assert!(values.iter().enumerate().all(|(at, &v)| v == at / 16));
+    }
+
+    #[test]
+    fn parts_may_lie_between_others() {
+        let mut values = vec![0; 12];
+        let shared = Shared::new(&mut values);
+        for i in 0..2 {
+            // SAFETY: even parts, then odd ones.
+            unsafe { shared.strided(2 * i, 2, 4, 3) }.for_each(|part| part.fill(i + 1));
+        }
+        assert_eq!(values, [1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    #[should_panic(expected = "13 of 12")]
+    fn bounds_of_all_parts_are_checked() {
+        let mut values = vec![0; 12];
+        let shared = Shared::new(&mut values);
+        // SAFETY: the only parts.
+        let _ = unsafe { shared.strided(3, 2, 4, 3) }.count();
     }
 
     #[test]

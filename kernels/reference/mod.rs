@@ -260,9 +260,8 @@ impl Device for Reference {
             }
             let place = self.place(op.layer, token.row, token.position);
             let cache = self.cache.as_mut().expect("kv_cache comes before steps");
-            let writer = cache.writer();
             // SAFETY: the cache is borrowed exclusively and this is the only thread.
-            writer.layout.store(unsafe { writer.row(place) }, &row[keys.clone()], &row[keys.end..]);
+            unsafe { cache.writer().store(place, &row[keys.clone()], &row[keys.end..]) };
         }
     }
 

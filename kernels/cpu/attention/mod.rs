@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   plan.rs      who computes what: tiles, and blocks of a long context shared among threads
-//!   pack.rs      a block's keys and values, from rows of the cache to the layout of the products
+//!   pack.rs      a block's keys and values, from the cache to the layout of the products
 //!   product.rs   some queries times all keys, some weights times all values: packed ones, or where they lie
 //!   tile.rs      a task: for each block pack, multiply, exponentials, multiply, merge
 //!   element.rs   in f32, in pairs of bf16 where the machine multiplies those, or one by the other

@@ -1,4 +1,4 @@
-//! A block's keys and values out of the cache's rows, as the products want them.
+//! A block's keys and values out of the cache, as the products want them: from rows, or from keys that are turned already.
 //!
 //! ```text
 //!   keys    [BLOCK / 16][words of a head][16]           word w of sixteen keys: their scores are a vector
@@ -12,16 +12,21 @@ use std::marker::PhantomData;
 use super::BLOCK;
 use super::element::{Element, Number, Stored, by_format, load_some};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
-use crate::device::KvFormat;
+use crate::host::{GROUP, KvLayout};
 
-/// Rows of a block, and of the block after it.
+const _: () = assert!(GROUP == WIDE, "sixteen turned keys are a vector");
+
+/// Where each token of a block has its keys (turned, its group's) and its values; from the block's count on, any token's.
+pub(super) type Starts = [[*const u8; BLOCK]; 2];
+
+/// Tokens of a block, and of the block after it.
 pub(super) struct Rows {
-    /// Where each row starts; from `count` to a multiple of sixteen, any row.
-    pub rows: [*const u8; BLOCK],
+    /// Where each has its keys and its values.
+    pub starts: Starts,
     /// Keys of this block.
     pub count: usize,
     /// What will be wanted next, and is asked for meanwhile.
-    pub next: [*const u8; BLOCK],
+    pub next: Starts,
     /// Where the asking for it has come to.
     pub asked: Asked,
 }
@@ -30,10 +35,11 @@ pub(super) struct Rows {
 /// the values, since many lines at once would hold up the loads that come after, and hardware does best with neighbours.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    /// Of a row's runs, the heads' keys and their values, the first byte and the cache lines a step. A tile that has all
-    /// heads has one run.
+    /// Of the heads' keys and of their values, a token's first byte and the cache lines a step.
     pub runs: [(usize, usize); 2],
-    /// Steps a row.
+    /// Bytes from a token's share of its group's keys to the next one's, where they are turned.
+    pub lane: usize,
+    /// Steps a token.
     pub steps: usize,
     /// Steps at once: a short block's keys ask for all of a long one.
     pub at_once: usize,
@@ -42,10 +48,10 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// For runs of so many bytes, by so many heads.
-    pub(super) fn new(parts: [(usize, usize); 2], heads: usize) -> Self {
-        let runs = parts.map(|(start, end)| (start, (end - start).div_ceil(64).div_ceil(heads)));
-        Self { runs, steps: heads, at_once: 1, row: 0, step: 0 }
+    /// For runs from so many bytes on, of so many, by so many heads.
+    pub(super) fn new(parts: [(usize, usize); 2], lane: usize, heads: usize) -> Self {
+        let runs = parts.map(|(start, bytes)| (start, bytes.div_ceil(64).div_ceil(heads)));
+        Self { runs, lane, steps: heads, at_once: 1, row: 0, step: 0 }
     }
 
     /// From the first row again.
@@ -58,7 +64,7 @@ impl Rows {
     /// All that is left.
     #[inline(always)]
     pub(super) fn ask_all<S: Wide>(&mut self, isa: S) {
-        while self.asked.row < self.next.len() {
+        while self.asked.row < BLOCK {
             self.ask(isa);
         }
     }
@@ -66,11 +72,12 @@ impl Rows {
     /// A step, or some.
     #[inline(always)]
     pub(super) fn ask<S: Wide>(&mut self, isa: S) {
-        let Asked { runs, steps, at_once, row, step } = &mut self.asked;
+        let Asked { runs, lane, steps, at_once, row, step } = &mut self.asked;
         for _ in 0..*at_once {
-            let Some(next) = self.next.get(*row) else { return };
-            for (start, lines) in *runs {
-                let from = next.wrapping_add(start + 64 * *step * lines);
+            let [Some(keys), Some(values)] = self.next.each_ref().map(|next| next.get(*row)) else { return };
+            let from = [keys.wrapping_add(*row % WIDE * *lane), *values];
+            for (from, (start, lines)) in from.into_iter().zip(*runs) {
+                let from = from.wrapping_add(start + 64 * *step * lines);
                 for line in 0..lines {
                     isa.prefetch(from.wrapping_add(64 * line));
                 }
@@ -87,16 +94,14 @@ impl Rows {
 pub(super) struct Pack<'a, 'p, E> {
     /// From where.
     pub rows: &'a mut Rows,
-    /// Bytes from a row's start to the head's key, and to its value.
-    pub at: (usize, usize),
-    /// And to their scales, where there are any.
-    pub scales_at: (usize, usize),
-    /// How rows are stored.
-    pub format: KvFormat,
+    /// Which K/V head.
+    pub kv_head: usize,
+    /// How they are stored.
+    pub layout: &'a KvLayout,
     /// Elements a head.
     pub dim: usize,
-    /// Values too, not keys alone.
-    pub values: bool,
+    /// Keys, and values.
+    pub what: [bool; 2],
     /// To where.
     pub to: &'a mut Panels<'p>,
     /// As what.
@@ -124,10 +129,10 @@ impl<E: Element> WideKernel for Pack<'_, '_, E> {
         assert!(self.rows.count > 0 && self.rows.count <= BLOCK);
         assert!(self.to.keys.len() >= padded(words) * BLOCK);
         assert!(self.to.values.len() >= BLOCK / E::PER_WORD * padded(self.dim));
-        if self.format.is_scaled() {
+        if self.layout.format().is_scaled() {
             self.scales();
         }
-        by_format!(self.format, R => self.pack::<S, R>(isa));
+        by_format!(self.layout.format(), R => self.pack::<S, R>(isa));
     }
 }
 
@@ -137,20 +142,25 @@ impl<E: Element> Pack<'_, '_, E> {
             // SAFETY: a row holds its scales.
             unsafe { row.add(at).cast::<f32>().read_unaligned() }
         };
-        let scales = self.to.key_scales.iter_mut().zip(&mut *self.to.value_scales).zip(self.rows.rows).enumerate();
+        let at = (self.layout.key_scale(self.kv_head), self.layout.value_scale(self.kv_head));
+        let scales = self.to.key_scales.iter_mut().zip(&mut *self.to.value_scales).zip(self.rows.starts[0]).enumerate();
         for (i, ((key, value), row)) in scales {
             let is_there = i < self.rows.count;
-            *key = if is_there { scale(row, self.scales_at.0) } else { 0.0 };
-            *value = if is_there { scale(row, self.scales_at.1) } else { 0.0 };
+            *key = if is_there { scale(row, at.0) } else { 0.0 };
+            *value = if is_there { scale(row, at.1) } else { 0.0 };
         }
     }
 
     #[inline(always)]
     fn pack<S: Wide, R: Stored>(&mut self, isa: S) {
-        for group in 0..self.rows.count.div_ceil(WIDE) {
-            self.keys::<S, R>(isa, group * WIDE);
+        let [keys, values] = self.what;
+        for first in (0..self.rows.count).step_by(WIDE).filter(|_| keys) {
+            match self.layout.is_turned() {
+                true => self.turned::<S, R>(isa, first),
+                false => self.keys::<S, R>(isa, first),
+            }
         }
-        if !self.values {
+        if !values {
             return;
         }
         for first in (0..self.rows.count).step_by(E::PER_WORD) {
@@ -159,17 +169,33 @@ impl<E: Element> Pack<'_, '_, E> {
         }
     }
 
+    /// Sixteen keys from `first` on, which lie as they are wanted.
+    #[inline(always)]
+    fn turned<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
+        assert!(R::FORMAT == E::Panel::STORED, "turned keys are multiplied as they are stored");
+        let words = self.dim / E::PER_WORD;
+        for _ in 0..BLOCK / 2 / (BLOCK / WIDE) {
+            self.rows.ask(isa);
+        }
+        // SAFETY: a group holds the words of sixteen keys of each head, and so, padded, does the panel, as `run` has checked.
+        unsafe {
+            let from = self.rows.starts[0][first].add(self.layout.key(self.kv_head));
+            let to = self.to.keys.as_mut_ptr().add(first * padded(words));
+            std::ptr::copy_nonoverlapping(from, to.cast(), words * WIDE * size_of::<u32>());
+        }
+    }
+
     /// Sixteen keys from `first` on: a corner of sixteen words at a time, turned.
     #[inline(always)]
     fn keys<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
         let (words, bytes) = (self.dim.div_ceil(E::PER_WORD), R::FORMAT.element_bytes());
-        let rows: [_; WIDE] = *self.rows.rows[first..].first_chunk().expect("a block is groups of sixteen");
+        let rows: [_; WIDE] = *self.rows.starts[0][first..].first_chunk().expect("a block is groups of sixteen");
         for word in (0..words).step_by(WIDE) {
             for _ in 0..WIDE * WIDE / words.next_multiple_of(WIDE) / 2 {
                 self.rows.ask(isa);
             }
             let left = self.dim - word * E::PER_WORD;
-            let at = self.at.0 + word * E::PER_WORD * bytes;
+            let at = self.layout.key(self.kv_head) + word * E::PER_WORD * bytes;
             // SAFETY: `run` has checked that the panel has the words, padded.
             let to = unsafe { self.to.keys.as_mut_ptr().add(first * padded(words) + word * WIDE) };
             if R::FORMAT == E::Panel::STORED && left >= WIDE * E::PER_WORD {
@@ -197,7 +223,8 @@ impl<E: Element> Pack<'_, '_, E> {
     fn values<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
         let bytes = R::FORMAT.element_bytes();
         let is_there = |i: usize| first + i < self.rows.count;
-        let rows = [first, first + E::PER_WORD - 1].map(|i| self.rows.rows[i].wrapping_add(self.at.1));
+        let at = self.layout.value(self.kv_head);
+        let rows = [first, first + E::PER_WORD - 1].map(|i| self.rows.starts[1][i].wrapping_add(at));
         // SAFETY: `run` has checked that the panel has this row, and below each of its columns.
         let to = unsafe { self.to.values.as_mut_ptr().add(first * WIDE / E::PER_WORD) };
         let whole = if R::FORMAT == E::Panel::STORED && is_there(E::PER_WORD - 1) { self.dim / WIDE } else { 0 };

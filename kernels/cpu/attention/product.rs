@@ -4,6 +4,7 @@
 //! So a query's bits do not depend on which other queries are multiplied beside it.
 use std::marker::PhantomData;
 
+use super::BLOCK;
 use super::element::{Element, Stored};
 use super::pack::Rows;
 use crate::cpu::simd::{WIDE, Wide, WideKernel};
@@ -18,8 +19,8 @@ pub(super) const fn rows_at_once<S: Wide>() -> usize {
 
 /// The right side of a product: rows of vectors.
 pub(super) trait Columns<E: Element> {
-    /// Between two rows of the first vectors: a chance to ask memory for what comes later.
-    fn ask<S: Wide>(&mut self, isa: S);
+    /// Before row `k` of some vectors from `first` on: a chance to ask memory for what comes later.
+    fn ask<S: Wide>(&mut self, isa: S, k: usize, first: usize, vectors: usize);
     /// A part of a row's sixteen words.
     ///
     /// # Safety
@@ -37,7 +38,7 @@ pub(super) struct Panel {
 
 impl<E: Element> Columns<E> for Panel {
     #[inline(always)]
-    fn ask<S: Wide>(&mut self, _: S) {}
+    fn ask<S: Wide>(&mut self, _: S, _: usize, _: usize, _: usize) {}
     #[inline(always)]
     unsafe fn load<S: Wide>(&self, isa: S, k: usize, vector: usize, part: usize) -> E::Words<S> {
         // SAFETY: by contract.
@@ -45,16 +46,46 @@ impl<E: Element> Columns<E> for Panel {
     }
 }
 
+/// Turned keys where they lie in the cache. For products that read them once.
+pub(super) struct Turned<'a> {
+    rows: &'a mut Rows,
+    /// Each sixteen keys' words.
+    groups: [*const u32; BLOCK / WIDE],
+}
+
+impl<'a> Turned<'a> {
+    /// The block's rows, and how far into a group the head's keys are.
+    pub(super) fn new(rows: &'a mut Rows, at: usize) -> Self {
+        let groups = std::array::from_fn(|group| rows.starts[0][group * WIDE].wrapping_add(at).cast());
+        Self { rows, groups }
+    }
+}
+
+impl<E: Element> Columns<E> for Turned<'_> {
+    #[inline(always)]
+    fn ask<S: Wide>(&mut self, isa: S, k: usize, _: usize, vectors: usize) {
+        // A step for every four vectors: with 32 words and 8 vectors that is half a block's, as `Asked` has it.
+        if k.is_multiple_of((4 / vectors).max(1)) {
+            self.rows.ask(isa);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Wide>(&self, isa: S, k: usize, vector: usize, part: usize) -> E::Words<S> {
+        // SAFETY: by contract.
+        unsafe { E::load(isa, self.groups[vector].add(k * WIDE), part) }
+    }
+}
+
 /// Values where they lie in the cache. For products that read them once.
 pub(super) struct InCache<'a, R> {
     rows: &'a mut Rows,
-    /// Bytes from a row's start to the values.
+    /// Bytes from a token's values to the head's.
     at: usize,
     stored: PhantomData<R>,
 }
 
 impl<'a, R: Stored> InCache<'a, R> {
-    /// The block's rows, and where in each its values are.
+    /// The block's rows, and how far from a token's values the head's is.
     pub(super) fn new(rows: &'a mut Rows, at: usize) -> Self {
         Self { rows, at, stored: PhantomData }
     }
@@ -62,13 +93,16 @@ impl<'a, R: Stored> InCache<'a, R> {
 
 impl<E: Element, R: Stored> Columns<E> for InCache<'_, R> {
     #[inline(always)]
-    fn ask<S: Wide>(&mut self, isa: S) {
-        self.rows.ask(isa);
+    fn ask<S: Wide>(&mut self, isa: S, _: usize, first: usize, _: usize) {
+        if first == 0 {
+            self.rows.ask(isa);
+        }
     }
     #[inline(always)]
     unsafe fn load<S: Wide>(&self, isa: S, k: usize, vector: usize, part: usize) -> E::Words<S> {
         let at = self.at + vector * WIDE * R::FORMAT.element_bytes();
-        let (first, last) = (self.rows.rows[k * E::PER_WORD], self.rows.rows[(k + 1) * E::PER_WORD - 1]);
+        let rows = &self.rows.starts[1];
+        let (first, last) = (rows[k * E::PER_WORD], rows[(k + 1) * E::PER_WORD - 1]);
         // SAFETY: by contract.
         unsafe { E::load_rows::<S, R>(isa, [first.add(at), last.add(at)], part) }
     }
@@ -132,9 +166,7 @@ impl<E: Element, B: Columns<E>> Product<E, B> {
     fn tile<S: Wide, const M: usize, const N: usize>(&mut self, isa: S, vector: usize) {
         let mut sums = [[isa.splat(0.0); N]; M];
         for k in 0..self.size.words {
-            if vector == 0 {
-                self.b.ask(isa);
-            }
+            self.b.ask(isa, k, vector, N);
             for part in 0..E::PARTS {
                 // SAFETY: rows below `size.rows`, words below `size.words` and vectors below `size.vectors` are there, by the
                 // contract of `new`.

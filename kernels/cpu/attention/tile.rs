@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::element::{Element, Number, Stored, by_format};
-use super::pack::{Asked, Pack, Panels, Rows};
+use super::pack::{Asked, Pack, Panels, Rows, Starts};
 use super::plan::{Share, Tile, block_floats, first_seen};
-use super::product::{Columns, InCache, MOST_ROWS, Panel, Product, Size, rows_at_once};
+use super::product::{Columns, InCache, MOST_ROWS, Panel, Product, Size, Turned, rows_at_once};
 use crate::cpu::simd::{WIDE, Wide, WideKernel, padded};
 use crate::cpu::tensor::Tensor;
 use crate::cpu::workers::Scratch;
@@ -218,6 +218,15 @@ impl Part {
     }
 }
 
+/// A block of one K/V head, as it is multiplied.
+struct Block<'a, 'p> {
+    panels: &'a Panels<'p>,
+    rows: &'a mut Rows,
+    kv_head: usize,
+    /// Whether its keys, and its values, are in the panels; else they are read where they lie.
+    is_packed: [bool; 2],
+}
+
 /// Memory for a few queries on their way through a block.
 struct Few<'a> {
     q: &'a [u32],
@@ -259,28 +268,30 @@ impl<E: Element> WideKernel for Gather<'_, E> {
         let mut panels = Panels { keys, values, key_scales, value_scales };
         let mut rows = Rows::start(isa, operands, tile, around.is_first);
         let (layout, whole) = (operands.cache.layout(), op.head_dim.is_multiple_of(WIDE));
-        // Values that are multiplied once are read where they lie.
-        let by_rows = each <= rows_at_once::<S>() && whole && E::multiplies(layout.format());
+        // What is multiplied once is read where it lies.
+        let in_place = each <= rows_at_once::<S>() && whole && E::multiplies(layout.format());
+        let what = [!in_place || !layout.is_turned(), !in_place];
         for block in tile.blocks.clone() {
             rows.turn_to(operands, tile, block, around.next);
             // SAFETY: a share's block is one task's alone until all have ended.
             let mut kept = share.map(|share| unsafe { Kept::of(operands, share, block, queries) });
             for (i, kv_head) in tile.kv_heads.clone().enumerate() {
-                isa.run(Pack::<E> {
-                    rows: &mut rows,
-                    at: (layout.key(kv_head), layout.value(kv_head)),
-                    scales_at: (layout.key_scale(kv_head), layout.value_scale(kv_head)),
-                    format: layout.format(),
-                    dim: op.head_dim,
-                    values: !by_rows,
-                    to: &mut panels,
-                    element: PhantomData,
-                });
+                if what != [false; 2] || layout.format().is_scaled() {
+                    isa.run(Pack::<E> {
+                        rows: &mut rows,
+                        kv_head,
+                        layout,
+                        dim: op.head_dim,
+                        what,
+                        to: &mut panels,
+                        element: PhantomData,
+                    });
+                }
                 for first in (0..each).step_by(rows_at_once::<S>()) {
                     let count = rows_at_once::<S>().min(each - first);
                     let part = Part::new(operands, tile, block, (i * each + first, count));
-                    let values = if by_rows { Some((&mut rows, layout.value(kv_head))) } else { None };
-                    few.gather::<S, E>(isa, operands, &part, &panels, values);
+                    let block = Block { panels: &panels, rows: &mut rows, kv_head, is_packed: what };
+                    few.gather::<S, E>(isa, operands, &part, block);
                     few.leave(isa, operands, &part, &mut running, kept.as_mut());
                 }
             }
@@ -312,9 +323,9 @@ impl Rows {
     /// Before the first block, which is asked for at once if nobody has: nothing else can be done yet.
     #[inline(always)]
     fn start<S: Wide>(isa: S, operands: &Operands<'_>, tile: &Tile, is_first: bool) -> Self {
-        let mut next = [std::ptr::null(); BLOCK];
+        let mut next = [[std::ptr::null(); BLOCK]; 2];
         find_rows(operands, tile, tile.blocks.start, &mut next);
-        let mut rows = Self { rows: next, count: 0, next, asked: asked(operands, tile) };
+        let mut rows = Self { starts: next, count: 0, next, asked: asked(operands, tile) };
         if is_first {
             rows.ask_all(isa);
         }
@@ -323,7 +334,7 @@ impl Rows {
 
     /// To the next block: `block`, which the last call or `start` has looked up. What comes after it is asked for from now on.
     fn turn_to(&mut self, operands: &Operands<'_>, tile: &Tile, block: usize, next_tile: Option<&Tile>) {
-        self.rows = self.next;
+        self.starts = self.next;
         self.count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
         if block + 1 < tile.blocks.end {
             find_rows(operands, tile, block + 1, &mut self.next);
@@ -339,45 +350,40 @@ impl Rows {
 /// A walk over the rows of a tile's blocks.
 fn asked(operands: &Operands<'_>, tile: &Tile) -> Asked {
     let (layout, Range { start, end }) = (operands.cache.layout(), tile.kv_heads.clone());
-    let heads = end - start;
-    let parts = if heads == operands.op.kv_heads {
-        [(0, layout.bytes()), (0, 0)]
-    } else {
-        [(layout.key(start), layout.key(end)), (layout.value(start), layout.value(end))]
-    };
-    Asked::new(parts, heads)
+    let (heads, bytes) = (end - start, (end - start) * layout.head_bytes());
+    // Scales lie behind all heads' values.
+    let scales = if heads == operands.op.kv_heads { layout.bytes() - 2 * bytes } else { 0 };
+    let lane = if layout.is_turned() { bytes } else { 0 };
+    Asked::new([(layout.key(start), bytes), (layout.value(start), bytes + scales)], lane, heads)
 }
 
-/// Where the rows of a block start: those that the tile's last token sees, then the first of them again. How many it sees.
-fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut [*const u8; BLOCK]) -> usize {
+/// Where the tokens of a block start: those that the tile's last token sees, then the first of them again. How many it sees.
+fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut Starts) -> usize {
+    let [keys, values] = to;
     let (layer, pages) = (operands.op.layer, operands.staged.pages(tile.row));
     let page_size = operands.cache.shape().page_size;
     let (mut page, mut offset) = (block * BLOCK / page_size, block * BLOCK % page_size);
     let count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
-    for to in &mut to[..count] {
-        *to = operands.cache.row(Place { layer, page: pages[page] as usize, offset }).as_ptr();
+    for (key, value) in keys.iter_mut().zip(&mut *values).take(count) {
+        [*key, *value] = operands.cache.at(Place { layer, page: pages[page] as usize, offset });
         offset += 1;
         if offset == page_size {
             (page, offset) = (page + 1, 0);
         }
     }
-    let first = to[0];
-    to[count..].fill(first);
+    for all in to {
+        let first = all[0];
+        all[count..].fill(first);
+    }
     count
 }
 
 impl Few<'_> {
-    /// Computes scores, exponentials and weighted values: those of the panel, or those at a place in each row.
+    /// Computes scores, exponentials and weighted values.
     #[inline(always)]
-    fn gather<S: Wide, E: Element>(
-        &mut self,
-        isa: S,
-        operands: &Operands<'_>,
-        part: &Part,
-        panels: &Panels<'_>,
-        values: Option<(&mut Rows, usize)>,
-    ) {
-        let columns = operands.columns();
+    fn gather<S: Wide, E: Element>(&mut self, isa: S, operands: &Operands<'_>, part: &Part, block: Block<'_, '_>) {
+        let Block { panels, rows, kv_head, is_packed } = block;
+        let (columns, layout) = (operands.columns(), operands.cache.layout());
         (self.largest, self.sums) = ([UNSEEN; WIDE], [0.0; WIDE]);
         let end = part.seen[part.count - 1].1;
         let vectors = end.div_ceil(WIDE);
@@ -387,12 +393,18 @@ impl Few<'_> {
         let size = Size { rows: part.count, words: operands.op.head_dim.div_ceil(E::PER_WORD), vectors };
         let q = &self.q[part.first * self.q_stride..];
         assert!(q.len() >= (part.count - 1) * self.q_stride + size.words * E::PARTS && part.count <= MOST_ROWS);
-        // SAFETY: as many rows of q as just asserted; a panel of keys has BLOCK columns, scores MOST_ROWS rows of them.
-        isa.run(unsafe {
-            let keys = Panel { words: panels.keys.as_ptr(), stride: padded(size.words) * WIDE };
-            Product::<E, _>::new((q.as_ptr(), self.q_stride), keys, (self.scores.as_mut_ptr(), BLOCK), size)
-        });
-        let scaled = operands.cache.layout().format().is_scaled();
+        let (q, scores) = ((q.as_ptr(), self.q_stride), (self.scores.as_mut_ptr(), BLOCK));
+        // SAFETY: as many rows of q as just asserted; a panel of keys has BLOCK columns, and so has the block, whose groups are
+        // all there; scores has MOST_ROWS rows of them.
+        unsafe {
+            if is_packed[0] {
+                let keys = Panel { words: panels.keys.as_ptr(), stride: padded(size.words) * WIDE };
+                isa.run(Product::<E, _>::new(q, keys, scores, size));
+            } else {
+                isa.run(Product::<E, _>::new(q, Turned::new(rows, layout.key(kv_head)), scores, size));
+            }
+        }
+        let scaled = layout.format().is_scaled();
         for (i, (start, end)) in part.seeing() {
             let scores = &mut self.scores[i * BLOCK..][..vectors * WIDE];
             if scaled {
@@ -413,16 +425,15 @@ impl Few<'_> {
         // SAFETY: the panel of values has a row for each word of weights, and so has the block, of rows that `Gather` has found
         // to be whole vectors of values, a row of the cache for each element of a word.
         unsafe {
-            match values {
-                None => {
-                    let stride = BLOCK / E::PER_WORD * WIDE;
-                    self.gather_values::<S, E, _>(isa, Panel { words: panels.values.as_ptr(), stride }, size);
-                }
+            if is_packed[1] {
+                let stride = BLOCK / E::PER_WORD * WIDE;
+                self.gather_values::<S, E, _>(isa, Panel { words: panels.values.as_ptr(), stride }, size);
+            } else {
                 // Of formats that the element does not multiply nothing is compiled.
-                Some((rows, at)) => by_format!(operands.cache.layout().format(), R => {
+                by_format!(layout.format(), R => {
                     assert!(E::multiplies(R::FORMAT), "{:?} is not multiplied as it is", R::FORMAT);
-                    self.gather_values::<S, E, _>(isa, InCache::<R>::new(rows, at), size);
-                }),
+                    self.gather_values::<S, E, _>(isa, InCache::<R>::new(rows, layout.value(kv_head)), size);
+                });
             }
         }
     }
