@@ -216,7 +216,7 @@ const BENCH_DEFAULTS: &str = "Defaults of bench that differ from serve's: --page
 /// mini-sglang's `bench.py`: large pages and chunks, and no prefix cache.
 fn bench_defaults() -> Settings {
     let mut base = Settings::default();
-    base.serve.engine.page_size = 256;
+    base.serve.engine.page_size = Some(256);
     base.serve.engine.max_prefill_length = 16_384;
     base.serve.engine.cache_type = CacheType::Naive;
     base
@@ -339,11 +339,11 @@ impl BenchAccuracyArgs {
         let mut base = bench_defaults();
         base.serve.engine.max_running_requests = 1;
         base.serve.engine.max_prefill_length = self.context.min(512);
-        base.serve.engine.num_pages = Some(self.context.div_ceil(base.serve.engine.page_size));
+        base.serve.engine.num_pages = Some(self.context.div_ceil(base.serve.engine.page_size()));
         let mut outcome = self.engine.resolve(base, environment, Vec::new())?;
         if *outcome.origin("num-pages") == Origin::Default {
             let engine = &mut outcome.settings.serve.engine;
-            engine.num_pages = Some(self.context.div_ceil(engine.page_size));
+            engine.num_pages = Some(self.context.div_ceil(engine.page_size()));
         }
         Ok(Resolved::new(outcome, |settings| BenchAccuracySettings {
             engine: settings.serve.engine,

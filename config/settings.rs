@@ -37,8 +37,8 @@ pub struct EngineSettings {
     pub memory_ratio: f64,
     /// K/V pages, where set; otherwise from `memory_ratio`, on a CPU at most 4 GiB.
     pub num_pages: Option<usize>,
-    /// Tokens a page.
-    pub page_size: usize,
+    /// Tokens a page, where set; see [`Self::page_size`].
+    pub page_size: Option<usize>,
     /// Prefix cache.
     pub cache_type: CacheType,
     /// Plan the next batch while one runs.
@@ -62,6 +62,16 @@ pub struct SimSettings {
     pub itl: Option<Duration>,
 }
 
+/// Tokens a page of a CPU's K/V: keys lie in sixteens, as they are multiplied, where pages are whole sixteens.
+const CPU_PAGE_SIZE: usize = 16;
+
+impl EngineSettings {
+    /// Tokens a K/V page: what was set, or what suits the device.
+    pub fn page_size(&self) -> usize {
+        self.page_size.unwrap_or(if self.device == DeviceKind::Cpu { CPU_PAGE_SIZE } else { 1 })
+    }
+}
+
 impl Default for EngineSettings {
     fn default() -> Self {
         Self {
@@ -80,7 +90,7 @@ impl Default for EngineSettings {
             max_prefill_length: 8192,
             memory_ratio: 0.9,
             num_pages: None,
-            page_size: 1,
+            page_size: None,
             cache_type: CacheType::Radix,
             overlap: true,
             num_tokenizer: 0,

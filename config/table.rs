@@ -222,7 +222,16 @@ pub(crate) static SETTINGS: &[Setting] = &[
             unset: "from memory_ratio",
         },
     ),
-    engine("page-size", "Tokens a K/V page", &Integer { at: |s| &mut s.serve.engine.page_size, min: 1, max: 1024 }),
+    engine(
+        "page-size",
+        "Tokens a K/V page, and what a prefix that is shared is a multiple of",
+        &OptionalInteger {
+            at: |s| &mut s.serve.engine.page_size,
+            min: 1,
+            max: 1024,
+            unset: "16 on a CPU, 1 elsewhere",
+        },
+    ),
     engine(
         "cache-type",
         "Prefix cache: a radix tree that shares prefixes, or nothing kept",

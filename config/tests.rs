@@ -97,7 +97,9 @@ fn no_flags_give_the_defaults_of_mini_sglang() {
     assert_eq!(settings, ServeSettings::default());
     let engine = &settings.engine;
     assert_eq!((settings.host.as_str(), settings.port), ("127.0.0.1", 1919));
-    assert_eq!((engine.page_size, engine.max_running_requests, engine.max_prefill_length), (1, 256, 8192));
+    assert_eq!((engine.page_size(), engine.max_running_requests, engine.max_prefill_length), (16, 256, 8192));
+    let simulated = serve_with(&["--device", "sim"], &[]).unwrap().settings.engine;
+    assert_eq!(simulated.page_size(), 1);
     assert_eq!((engine.memory_ratio, engine.num_tokenizer, engine.tensor_parallel_size), (0.9, 0, None));
     assert_eq!((engine.model.as_str(), engine.max_queued_requests), ("smollm2-135m", 2048));
 }
@@ -131,7 +133,7 @@ fn every_spelling_of_mini_sglang_is_taken() {
         (&["--max-extend-length", "64"], engine(|e| e.max_prefill_length = 64)),
         (&["--memory-ratio", "0.5"], engine(|e| e.memory_ratio = 0.5)),
         (&["--num-pages", "100"], engine(|e| e.num_pages = Some(100))),
-        (&["--page-size", "16"], engine(|e| e.page_size = 16)),
+        (&["--page-size", "16"], engine(|e| e.page_size = Some(16))),
         (&["--cache-type", "naive"], engine(|e| e.cache_type = CacheType::Naive)),
         (&["--cache", "naive"], engine(|e| e.cache_type = CacheType::Naive)),
         (&["--attention-backend", "auto"], engine(|_| ())),
@@ -202,17 +204,17 @@ fn flag_beats_variable_beats_file_beats_default() {
             words.extend(["--page-size", "8", "--dummy-weight=false"]);
         }
         let engine = serve_with(&words, &pairs).unwrap().settings.engine;
-        let page_size = [1, 2, 4, 4, 8, 8, 8, 8][bits];
-        assert_eq!(engine.page_size, page_size, "flag {flag}, variable {variable}, file {from_file}");
+        let page_size = [16, 2, 4, 4, 8, 8, 8, 8][bits];
+        assert_eq!(engine.page_size(), page_size, "flag {flag}, variable {variable}, file {from_file}");
         assert_eq!(engine.dummy_weight, variable && !flag);
     }
     // The file's own name follows the same order, and what is empty is not set.
     let (_a, two) = file("page_size = 2");
     let (_b, four) = file("page_size = 4");
     let by_variable = serve_with(&[], &[("MINISGL_CONFIG", &two)]).unwrap();
-    assert_eq!(by_variable.settings.engine.page_size, 2);
+    assert_eq!(by_variable.settings.engine.page_size(), 2);
     let by_flag = serve_with(&["--config", &four], &[("MINISGL_CONFIG", &two), ("MINISGL_PAGE_SIZE", "")]).unwrap();
-    assert_eq!(by_flag.settings.engine.page_size, 4);
+    assert_eq!(by_flag.settings.engine.page_size(), 4);
 }
 
 #[test]
@@ -365,7 +367,7 @@ fn files_are_checked_with_line_and_key() {
     }
     let (_folder, path) = file("page_size = 0x10\nmemory_ratio = 1\ndrain_timeout = 5\nwrite_timeout = \"2m\"\n");
     let settings = serve(&["--config", &path]);
-    assert_eq!((settings.engine.page_size, settings.engine.memory_ratio), (16, 1.0));
+    assert_eq!((settings.engine.page_size(), settings.engine.memory_ratio), (16, 1.0));
     assert_eq!((settings.drain_timeout.as_secs(), settings.write_timeout.as_secs()), (5, 120));
     assert!(check(&path).unwrap().ends_with("settings.toml: OK\n"));
 }
@@ -425,9 +427,9 @@ fn bench_has_its_own_defaults() {
         ("100-1024".into(), "100-1024".into())
     );
     let engine = &settings.engine;
-    assert_eq!((engine.page_size, engine.max_prefill_length, engine.cache_type), (256, 16_384, CacheType::Naive));
+    assert_eq!((engine.page_size(), engine.max_prefill_length, engine.cache_type), (256, 16_384, CacheType::Naive));
     let told = offline(&["--page-size", "4", "--num-seqs", "6", "--input-len", "10-20", "--output-len", "5"]).unwrap();
-    assert_eq!((told.engine.page_size, told.num_seqs, told.output_len), (4, 6, LengthRange::new(5, 5).unwrap()));
+    assert_eq!((told.engine.page_size(), told.num_seqs, told.output_len), (4, 6, LengthRange::new(5, 5).unwrap()));
     for words in [["--num-seqs", "0"], ["--input-len", "9-3"], ["--temperature", "3"], ["--seed", "x"]] {
         let said = offline(&words).unwrap_err();
         assert!(said.contains(words[0]) && said.contains(words[1]), "{said}");

@@ -128,7 +128,7 @@ impl PlanArgs {
         }
         let server = |profile: &String| EngineSettings {
             device: DeviceKind::Sim,
-            page_size: self.page_size as usize,
+            page_size: Some(self.page_size as usize),
             max_running_requests: self.max_running_requests as usize,
             max_queued_requests: self.max_queued_requests as usize,
             max_prefill_length: self.max_prefill_length as usize,
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((settings.slo, settings.share, settings.arrival), (slo, 0.99, PlanArrival::Trace));
         let profiles: Vec<_> = settings.servers.iter().map(|server| server.sim.profile.as_deref().unwrap()).collect();
         assert_eq!(profiles, ["1xh200-qwen3-0.6b", "1xh200-qwen3-14b", "4xh200-qwen3-32b"]);
-        assert!(settings.servers.iter().all(|server| server.device == DeviceKind::Sim && server.page_size == 16));
+        assert!(settings.servers.iter().all(|server| server.device == DeviceKind::Sim && server.page_size() == 16));
         let named = plan(&["--trace", "qwen", "--slo", "e2e=1m", "--profile", "mine.toml,h200", "--no-prefix-cache"]);
         let named = named.unwrap();
         assert_eq!((named.source, named.servers.len()), (TraceSource::Public(crate::loadgen::PublicTrace::qwen()), 2));

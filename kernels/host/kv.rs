@@ -102,6 +102,18 @@ impl KvLayout {
         (self.scales() + scales).next_multiple_of(ALIGN)
     }
 
+    /// How many tokens from `offset` of a page on lie at equal distances: as many as the page has left, or the group.
+    #[inline(always)]
+    pub(crate) fn run(&self, page_size: usize, offset: usize) -> usize {
+        if self.is_turned { GROUP - offset % GROUP } else { page_size - offset }
+    }
+
+    /// From the keys and the values of a token of such a run to the next one's.
+    #[inline(always)]
+    pub(crate) fn strides(&self) -> [usize; 2] {
+        if self.is_turned { [0, self.all_bytes()] } else { [self.bytes(); 2] }
+    }
+
     /// Where a token's keys and its values start.
     #[inline(always)]
     fn starts(&self, shape: &KvShape, place: Place) -> (usize, usize) {

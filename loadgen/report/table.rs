@@ -9,7 +9,7 @@ use crate::statistics::{Interval, Summary};
 
 /// What the figures are, for under the tables.
 pub(crate) const DEFINITIONS: &str = "\
-TTFT: from before the connection is opened to the first non-empty content or reasoning delta. TPOT: (E2E - TTFT) / (N - 1),
+TTFT: from before a connection is taken or opened to the first non-empty content or reasoning delta. TPOT: (E2E - TTFT) / (N - 1),
 one value a request, N output tokens. ITL: gaps between tokens; those that share a chunk are 0 apart. ICL: gaps between
 content chunks. E2E: to the last content chunk. \"From intended\" counts from when a request was to be sent.
 Percentiles are nearest-rank over completed requests (ITL, ICL: over all gaps; lag: over all requests); a p99 of fewer than

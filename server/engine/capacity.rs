@@ -25,7 +25,7 @@ pub(super) struct Memory {
 pub(super) fn plan(spec: &DecoderSpec, settings: &EngineSettings, memory: Memory) -> Result<Capacity, LoadError> {
     let context = context(spec, settings)?;
     let slots = settings.max_running_requests;
-    let page_size = settings.page_size;
+    let page_size = settings.page_size();
     assert!(slots > 0 && page_size > 0, "settings are checked where they are read");
 
     let (batch_tokens, activation_bytes) = batch_tokens(spec, settings, context, memory)?;
@@ -146,7 +146,7 @@ mod tests {
     const GIB: usize = 1 << 30;
 
     fn settings() -> EngineSettings {
-        EngineSettings { max_running_requests: 4, max_prefill_length: 8192, page_size: 16, ..Default::default() }
+        EngineSettings { max_running_requests: 4, max_prefill_length: 8192, page_size: Some(16), ..Default::default() }
     }
 
     fn planned(settings: &EngineSettings, available: usize) -> Result<Capacity, LoadError> {

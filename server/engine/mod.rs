@@ -165,7 +165,7 @@ fn load_engine<D: Device>(
 
     let (device, decoder) = &loaded[0];
     let spec = decoder.spec();
-    let page_bytes = of * device.page_bytes(spec.kv_shape(1, options.settings.page_size));
+    let page_bytes = of * device.page_bytes(spec.kv_shape(1, options.settings.page_size()));
     let memory = Memory { available: device.available_memory(), page_bytes, ranks: of };
     let capacity = capacity::plan(spec, options.settings, memory)?;
     let limits = Limits { tokens: capacity.batch_tokens, slots: capacity.slots, context: capacity.context };

@@ -135,7 +135,7 @@ fn capacity(
     cost: &CostModel,
     sizes: Sizes,
 ) -> Result<Capacity, LoadError> {
-    let (slots, page_size) = (settings.max_running_requests, settings.page_size);
+    let (slots, page_size) = (settings.max_running_requests, settings.page_size());
     assert!(slots > 0 && page_size > 0, "settings are checked where they are read");
     let context = settings.max_seq_len_override.unwrap_or(cost.model().context);
     let memory = profile.gpu.memory_gb * 1e9 * sizes.ranks as f64;

@@ -18,7 +18,7 @@ fn settings() -> EngineSettings {
         threads: 1,
         max_running_requests: 4,
         max_prefill_length: 64,
-        page_size: 16,
+        page_size: Some(16),
         num_pages: Some(8),
         ..Default::default()
     }

@@ -6,7 +6,7 @@ use crate::engine::sim::cost::RowCost;
 
 fn settings() -> EngineSettings {
     EngineSettings {
-        page_size: 16,
+        page_size: Some(16),
         sim: SimSettings { profile: Some("1xh200-qwen3-14b".to_owned()), ..Default::default() },
         ..Default::default()
     }

@@ -86,7 +86,7 @@ fn load(path: Path, page_size: usize, threads: usize) -> Feeder {
     let model: PathBuf = root().join("tests/fixtures/models").join(path.model);
     let settings = EngineSettings {
         dtype: path.dtype,
-        page_size,
+        page_size: Some(page_size),
         threads,
         max_running_requests: SLOTS as usize,
         max_prefill_length: 256,

@@ -51,7 +51,7 @@ fn settings(device: DeviceKind, page_size: usize) -> EngineSettings {
     EngineSettings {
         dtype: DTypeChoice::Float32,
         device,
-        page_size,
+        page_size: Some(page_size),
         threads: 2,
         max_running_requests: 4,
         max_prefill_length: 256,

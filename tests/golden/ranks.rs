@@ -22,7 +22,7 @@ fn settings(device: DeviceKind, ranks: usize) -> EngineSettings {
         device,
         tensor_parallel_size: Some(ranks),
         dtype: DTypeChoice::Float32,
-        page_size: 16,
+        page_size: Some(16),
         threads: 4,
         max_running_requests: 4,
         max_prefill_length: 256,

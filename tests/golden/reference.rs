@@ -68,7 +68,7 @@ fn the_default_model_agrees_wherever_the_reference_is_clear() {
         max_running_requests: 2,
         max_prefill_length: 256,
         num_pages: Some(16),
-        page_size: 16,
+        page_size: Some(16),
         ..Default::default()
     };
     let mut feeder = Feeder::load(&default_model(), &settings);

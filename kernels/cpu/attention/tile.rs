@@ -361,12 +361,19 @@ fn asked(operands: &Operands<'_>, tile: &Tile) -> Asked {
 fn find_rows(operands: &Operands<'_>, tile: &Tile, block: usize, to: &mut Starts) -> usize {
     let [keys, values] = to;
     let (layer, pages) = (operands.op.layer, operands.staged.pages(tile.row));
-    let page_size = operands.cache.shape().page_size;
+    let (layout, page_size) = (operands.cache.layout(), operands.cache.shape().page_size);
     let (mut page, mut offset) = (block * BLOCK / page_size, block * BLOCK % page_size);
     let count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
-    for (key, value) in keys.iter_mut().zip(&mut *values).take(count) {
-        [*key, *value] = operands.cache.at(Place { layer, page: pages[page] as usize, offset });
-        offset += 1;
+    let mut found = 0;
+    while found < count {
+        let run = layout.run(page_size, offset).min(count - found);
+        let first = operands.cache.at(Place { layer, page: pages[page] as usize, offset });
+        for ((all, first), stride) in [&mut *keys, &mut *values].into_iter().zip(first).zip(layout.strides()) {
+            for (i, start) in all[found..][..run].iter_mut().enumerate() {
+                *start = first.wrapping_add(i * stride);
+            }
+        }
+        (found, offset) = (found + run, offset + run);
         if offset == page_size {
             (page, offset) = (page + 1, 0);
         }

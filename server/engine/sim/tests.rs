@@ -15,7 +15,7 @@ const FOREVER: Duration = Duration::from_secs(3600);
 fn settings(profile: &str) -> EngineSettings {
     EngineSettings {
         max_running_requests: 4,
-        page_size: 16,
+        page_size: Some(16),
         sim: SimSettings { profile: Some(profile.to_owned()), ..Default::default() },
         ..Default::default()
     }
