@@ -78,7 +78,7 @@ impl KvLayout {
         kv_head * self.head_bytes()
     }
 
-    /// From a token's keys to its values, of rows; scales come behind those.
+    /// From a token's keys to its scales, of rows.
     fn scales(&self) -> usize {
         (2 * self.all_bytes()).next_multiple_of(size_of::<f32>())
     }

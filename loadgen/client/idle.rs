@@ -10,9 +10,11 @@ use super::Clock;
 use super::http::{Problem, Response};
 use super::socket::Socket;
 
-/// How long a connection waits for the next request. Servers close theirs after some seconds (gunicorn 2, uvicorn 5), and a
-/// request that crosses the server's end on the wire is lost: this is well before it.
-const IDLE: Duration = Duration::from_secs(1);
+/// How long a connection waits for the next request. Servers close theirs after some seconds (those of uvicorn, Node and
+/// llama.cpp 5), and a request that crosses the server's end on the wire is lost: this is well before it. Not shorter, since a
+/// closed loop's next request often leaves before the last one's body has ended, on another connection: where answers
+/// take seconds, each would find the other's too old.
+const IDLE: Duration = Duration::from_secs(4);
 
 /// How long the server has to end a whole answer's body, or to close a connection that is not kept. The side that closes
 /// first keeps the port in TIME_WAIT, and the client's run out first; a body left unread would be reset and look like a

@@ -15,7 +15,7 @@
 //!   and timers would cost more than that work. The launcher connects and writes on its own thread, so that a request
 //!   leaves on time however busy the readers are.
 //! - **Connections are kept** and carry the next request, as those of the OpenAI packages and of other clients do, as long as
-//!   one is free and has been for less than a second; no request waits for another's connection, and where none is free one is
+//!   one is free and has been for less than four seconds; no request waits for another's connection, and where none is free one is
 //!   opened (`--disable-keepalive`: for every request). TCP_NODELAY is set on each.
 //! - **Sent** is taken before a connection is looked for or opened; **written** when the socket took the first bytes. **A chunk's
 //!   time** is taken when the socket read that completed it returned, below TLS and HTTP, before anything is parsed.

@@ -125,10 +125,12 @@ fn a_query_has_one_set_of_bits() {
     let bits = |outputs: &[Vec<f32>]| -> Vec<u32> { outputs.iter().flatten().map(|x| x.to_bits()).collect() };
     // The sequence in chunks, and beside it another that grows by so many tokens a step.
     let plans: [(&[usize], usize); 4] = [(&[400], 0), (&[127, 2, 128, 143], 5), (&[1, 300, 99], 40), (&[370], 1)];
-    for (i, format) in FORMATS.into_iter().enumerate() {
+    // Heads that are whole vectors, and others: what is multiplied where it lies, and what is packed.
+    let heads = [(6, 2, 40), (3, 1, 64), (4, 4, 18), (16, 2, 24), (6, 2, 32), (4, 2, 48)];
+    let formats = FORMATS.into_iter().chain([KvFormat::BF16, KvFormat::F32]);
+    for (i, (format, (heads, kv_heads, head_dim))) in formats.zip(heads).enumerate() {
         for (level, in_bf16) in levels().into_iter().flat_map(|level| [(level, false), (level, true)]) {
             let random = &mut random(40 + i as u64);
-            let (heads, kv_heads, head_dim) = [(6, 2, 40), (3, 1, 64), (4, 4, 18), (16, 2, 24)][i];
             let window = [None, Some(200)][i % 2];
             let case = Case { heads, kv_heads, head_dim, window, format, page_size: 1, threads: 1, in_bf16 };
             let sequences = [case.sequence(random, LEN), case.sequence(random, 200)];
@@ -180,10 +182,11 @@ fn bytes_lose_little() {
 
 #[test]
 fn what_is_no_number_stays_in_its_sequence() {
-    for (format, in_bf16) in FORMATS.into_iter().flat_map(|format| [(format, false), (format, true)]) {
+    let cases = FORMATS.into_iter().flat_map(|format| [(format, 4, false), (format, 4, true), (format, 16, true)]);
+    for (format, page_size, in_bf16) in cases {
         let random = &mut random(2);
         let (heads, kv_heads, head_dim) = (2, 1, 16);
-        let case = Case { heads, kv_heads, head_dim, window: None, format, page_size: 4, threads: 2, in_bf16 };
+        let case = Case { heads, kv_heads, head_dim, window: None, format, page_size, threads: 2, in_bf16 };
         let mut sequences = [case.sequence(random, 200), case.sequence(random, 150)];
         let steps = [vec![(0, 150), (1, 100)], vec![(1, 50), (0, 50)]];
         for level in levels() {
