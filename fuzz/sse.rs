@@ -6,10 +6,8 @@ use libfuzzer_sys::fuzz_target;
 #[allow(dead_code)]
 #[path = "../loadgen/client/chunk.rs"]
 mod chunk;
-#[allow(dead_code)]
 #[path = "../loadgen/client/scan.rs"]
 mod scan;
-#[allow(dead_code)]
 #[path = "../loadgen/client/sse.rs"]
 mod sse;
 

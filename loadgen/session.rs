@@ -78,11 +78,7 @@ pub(crate) fn run(
 
 fn find(settings: &LoadgenSettings, trust: &Trust, console: ConsoleOptions) -> Result<(Target, Served), LoadgenError> {
     let server = &settings.server;
-    let path = match server.endpoint {
-        Endpoint::Chat => server.url.path("chat/completions"),
-        Endpoint::Completions => server.url.path("completions"),
-        Endpoint::Generate => format!("{}/generate", server.url.prefix),
-    };
+    let path = server.endpoint.path(&server.url);
     let head = HeadOptions {
         path: &path,
         api_key: server.api_key.as_deref(),

@@ -115,9 +115,9 @@ impl Exchange {
     }
 
     /// The connection of an answer that is whole.
-    pub(super) fn take_leftover(&mut self) -> Option<Leftover> {
+    pub(super) fn take_leftover(&mut self, clock: Clock) -> Option<Leftover> {
         let socket = self.socket.take()?;
-        Some(Leftover::new(socket, std::mem::take(&mut self.response), self.keep_alive))
+        Some(Leftover::new(socket, std::mem::take(&mut self.response), self.keep_alive, clock.now()))
     }
 
     /// Whether its connection carried a request before: it is known to the epoll.

@@ -226,17 +226,13 @@ fn size(line: &[u8]) -> Result<u64, Problem> {
 }
 
 fn framing(response: &httparse::Response<'_, '_>) -> Result<Framing, Problem> {
-    let values = |name: &'static str| {
-        let named = response.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
-        named.map(|header| std::str::from_utf8(header.value).unwrap_or("").trim().to_ascii_lowercase())
-    };
-    if let Some(coding) = values("transfer-encoding").next_back() {
+    if let Some(coding) = values(response.headers, "transfer-encoding").next_back() {
         return match coding.as_str() {
             "chunked" => Ok(Framing::Chunked(Chunked::Size { line: Vec::new() })),
             _ => Err("its transfer-encoding is not chunked"),
         };
     }
-    match values("content-length").next() {
+    match values(response.headers, "content-length").next() {
         Some(length) => match length.parse() {
             Ok(0) => Ok(Framing::Ended),
             Ok(length) => Ok(Framing::Length(length)),
@@ -249,11 +245,13 @@ fn framing(response: &httparse::Response<'_, '_>) -> Result<Framing, Problem> {
 
 /// Whether the connection is closed behind the response: <https://www.rfc-editor.org/rfc/rfc9112#section-9.3>.
 fn says_close(headers: &[httparse::Header<'_>]) -> bool {
-    let mut options = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
-    options.any(|header| {
-        let mut words = header.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        words.any(|word| word.eq_ignore_ascii_case(b"close"))
-    })
+    values(headers, "connection").any(|options| options.split(',').any(|option| option.trim() == "close"))
+}
+
+/// Values of the headers of a name, in lower case.
+fn values(headers: &[httparse::Header<'_>], name: &'static str) -> impl DoubleEndedIterator<Item = String> {
+    let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| std::str::from_utf8(header.value).unwrap_or("").trim().to_ascii_lowercase())
 }
 
 fn head(status: u16, headers: &[httparse::Header<'_>]) -> Head {

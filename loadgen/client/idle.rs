@@ -29,20 +29,11 @@ pub(super) struct Leftover {
     until: u64,
 }
 
-/// What becomes of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// Its body has not ended, or the server is to close it.
-    Waits,
-    /// It may carry another request.
-    Free,
-    /// It is closed, or no use.
-    Over,
-}
-
 impl Leftover {
-    pub(super) fn new(socket: Socket, response: Response, keep_alive: bool) -> Self {
-        Self { socket, response, keep_alive, until: 0 }
+    /// It is kept from `now` on.
+    pub(super) fn new(mut socket: Socket, response: Response, keep_alive: bool, now: u64) -> Self {
+        socket.take_all();
+        Self { socket, response, keep_alive, until: now + LINGER.as_nanos() as u64 }
     }
 
     /// Whether it may carry another request now.
@@ -50,44 +41,33 @@ impl Leftover {
         self.keep_alive && self.response.may_be_followed()
     }
 
-    /// It waits from `now` on.
-    pub(super) fn linger_from(&mut self, now: u64) {
-        self.socket.take_all();
-        self.until = now + LINGER.as_nanos() as u64;
-    }
-
     /// Whether it may go on to wait.
     pub(super) fn lingers_at(&self, now: u64) -> bool {
         now < self.until
     }
 
-    /// Reads what is there; `closed` if the server will send no more.
-    pub(super) fn read(&mut self, closed: bool, buffer: &mut [u8], clock: Clock) -> Rest {
+    /// Reads what is there; `closed` if the server will send no more. Whether the connection is of any further use.
+    pub(super) fn read(&mut self, closed: bool, buffer: &mut [u8], clock: Clock) -> bool {
         loop {
             match self.socket.read(buffer, clock) {
-                Ok((0, _)) => return Rest::Over,
+                Ok((0, _)) => return false,
                 Ok((n, _)) => {
                     if self.response.take_body(&buffer[..n], |_| Ok::<_, Problem>(())).is_err() {
-                        return Rest::Over;
+                        return false;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Rest::Over,
+                Err(_) => return false,
             }
         }
         self.socket.take_all();
-        match closed {
-            true => Rest::Over,
-            false if self.is_free() => Rest::Free,
-            false => Rest::Waits,
-        }
+        !closed
     }
 
     /// The connection, for another request. Where the reader is `busy`, it goes on to be read sparingly.
     pub(super) fn into_free(mut self, busy: bool) -> Socket {
         debug_assert!(self.is_free(), "a connection that waits for something");
-        self.socket.take_all();
         if !busy {
             self.socket.stop_saving();
         }

@@ -3,7 +3,7 @@
 //! Owns the sockets of requests on their way, their deadlines, and the hand-over between threads; those between two
 //! requests are `idle.rs`'s. Knows nothing of what a request is or when the next is due.
 //!
-//! A chunk's cost here is one `read`, its share of an `epoll_wait`, and the clock: sockets are registered once, for edges,
+//! A chunk's cost here is one `read`, its share of an `epoll_wait`, and the clock: sockets are registered once a request, for edges,
 //! and a short read counts as the last. Ends go to the launcher by a channel, once a request.
 use std::collections::BTreeSet;
 use std::io;
@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use super::Clock;
 use super::exchange::{Exchange, Over};
-use super::idle::{Idle, Leftover, Rest};
+use super::idle::{Idle, Leftover};
 use super::socket::Socket;
 use crate::counters::Counters;
 use crate::records::{End, Failure, Reason};
@@ -278,8 +278,10 @@ impl Reactor {
 
     fn on_ready(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
         let Some(exchange) = self.exchanges.get_mut(&index) else {
-            if self.lingering.contains_key(&index) {
-                self.on_leftover(index, closed, buffer);
+            if let Some(mut leftover) = self.lingering.remove(&index) {
+                if leftover.read(closed, buffer, self.clock) {
+                    self.rest(index, leftover);
+                }
             } else if self.meet_arrivals() {
                 self.on_ready(index, closed, buffer);
             } else {
@@ -301,7 +303,7 @@ impl Reactor {
         let mut exchange = self.exchanges.remove(&index).expect("an exchange that ends is here");
         self.due.remove(&(exchange.due(), index));
         let is_whole = end == End::Completed && !closed;
-        let leftover = is_whole.then(|| exchange.take_leftover()).flatten();
+        let leftover = is_whole.then(|| exchange.take_leftover(self.clock)).flatten();
         let over = exchange.over(end, self.clock);
         self.tally.counters.on_done(&over.record);
         // Before the launcher hears of the end: what it sends then finds the connection.
@@ -313,26 +315,10 @@ impl Reactor {
     }
 
     /// Puts a connection where it waits: for the next request, or for its end.
-    fn rest(&mut self, index: usize, mut leftover: Leftover) {
+    fn rest(&mut self, index: usize, leftover: Leftover) {
         match leftover.is_free() {
             true => self.shared.idle.put(leftover.into_free(self.pace >= Pace::Busy), index, self.clock.now()),
-            false => {
-                leftover.linger_from(self.clock.now());
-                self.lingering.insert(index, leftover);
-            }
-        }
-    }
-
-    /// What follows the last token on a connection, or its end.
-    fn on_leftover(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
-        let leftover = self.lingering.get_mut(&index).expect("it was looked for");
-        match leftover.read(closed, buffer, self.clock) {
-            Rest::Waits => {}
-            Rest::Free => {
-                let leftover = self.lingering.remove(&index).expect("it was looked for");
-                self.rest(index, leftover);
-            }
-            Rest::Over => drop(self.lingering.remove(&index)),
+            false => drop(self.lingering.insert(index, leftover)),
         }
     }
 

@@ -175,13 +175,18 @@ fn an_interrupted_run_keeps_what_completed() {
     assert_eq!(ends, [&End::Completed, &End::Cancelled]);
 }
 
-#[test]
-fn a_connection_carries_the_next_request() {
-    let (pem, config) = authority();
+/// What trusts the authority of a certificate.
+fn trusting(pem: &str) -> Trust {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ca.pem");
     std::fs::write(&path, pem).unwrap();
-    let trusting = Trust::open(Some(&CaCert { path, named_by: "--ca-cert" })).unwrap();
+    Trust::open(Some(&CaCert { path, named_by: "--ca-cert" })).unwrap()
+}
+
+#[test]
+fn a_connection_carries_the_next_request() {
+    let (pem, config) = authority();
+    let trusting = trusting(&pem);
     let opened = |server: &Small, keep_alive, says: [&str; 3]| {
         // One after the other: a turn waits for the one before it.
         let mut jobs = vec![at_once(says[0])];
@@ -232,10 +237,7 @@ fn authority() -> (String, Arc<ServerConfig>) {
 fn https_trusts_whom_it_was_told_to_and_nobody_else() {
     let (pem, config) = authority();
     let server = Small::start(Some(config));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ca.pem");
-    std::fs::write(&path, pem).unwrap();
-    let trusting = Trust::open(Some(&CaCert { path, named_by: "--ca-cert" })).unwrap();
+    let trusting = trusting(&pem);
     let jobs = || (0..3).map(|i| at_once(&format!("fine {i}"))).collect::<Vec<_>>();
     let ledger = server.run(jobs(), &trusting, &Interrupt::never());
     assert!(ledger.records.iter().all(Record::is_completed), "{:?}", ledger.records);
