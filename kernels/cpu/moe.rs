@@ -178,13 +178,13 @@ impl Cpu {
     /// Adds each token's experts, weighted, in the order of their indices, to the residual.
     fn combine(&mut self, s: &MoeScratch, residual: &mut Tensor) {
         let MoeShape { per_token, width, .. } = s.shape;
-        let stride = padded(width);
+        let stride = residual.stride;
         let (tokens, workers) = (self.staged.tokens.len(), &mut self.workers);
         let level = workers.level;
         let sum_of = |t: usize, sum: &mut [f32]| {
             let pairs = t * per_token..(t + 1) * per_token;
             let (rows, weights) = (&s.row_of[pairs.clone()], &s.weights[pairs]);
-            level.run(Combine { values: &s.wide, stride, rows, weights, sum });
+            level.run(Combine { values: &s.wide, stride: padded(width), rows, weights, sum });
         };
         let Some(ranks) = &mut self.ranks else {
             let residual = Shared::new(&mut residual.values);

@@ -1,5 +1,5 @@
 //! Activations as this device keeps them.
-use super::simd::padded;
+use super::simd::{LINE, padded};
 use crate::device::DeviceError;
 use crate::host::Buffer;
 
@@ -14,7 +14,8 @@ impl Tensor {
     /// Zeros.
     pub(super) fn zeroed(tokens: usize, width: usize) -> Result<Self, DeviceError> {
         const WHAT: &str = "activations";
-        let stride = padded(width);
+        // An odd number of lines: columns of rows 4 KiB apart would drive each other out of the first-level cache.
+        let stride = ((padded(width) / LINE) | 1) * LINE;
         let len = tokens.checked_mul(stride).ok_or(DeviceError::Memory { what: WHAT, bytes: usize::MAX })?;
         Ok(Self { width, stride, values: Buffer::zeroed(len, WHAT)? })
     }

@@ -33,6 +33,12 @@ impl<'a, T> Shared<'a, T> {
 }
 
 impl<T> Shared<'_, T> {
+    /// Where an element is, or would be: for prefetches.
+    #[inline(always)]
+    pub(crate) fn address(&self, at: usize) -> *const T {
+        self.start.wrapping_add(at)
+    }
+
     /// `count` parts of `len` elements, the first at `at`, each `stride` after the one before.
     ///
     /// # Safety

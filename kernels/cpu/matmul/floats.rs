@@ -265,14 +265,13 @@ impl<K: Sink> Multiply<'_, K> {
                     ahead,
                     out: &mut products,
                 };
+                for j in 0..count {
+                    self.sink.ask(isa, from..to, tile + j);
+                }
                 // SAFETY: the tiles and the tokens are within their slices, as asserted above, aligned, and as long as `steps`.
                 unsafe { Shape { tokens: to - from, tiles: width }.run::<S, P>(isa, args) };
-                for token in from..to {
-                    for j in 0..count {
-                        // SAFETY: sixteen f32.
-                        let v = unsafe { isa.load(products[(token - from) * width + j].as_ptr()) };
-                        self.sink.put(isa, token, tile + j, v);
-                    }
+                for j in 0..count {
+                    self.sink.put(isa, from..to, tile + j, &products[j..], width);
                 }
             }
         }

@@ -34,6 +34,8 @@ use prepare::{RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
 const BLOCK: usize = 32;
 /// Tiles that all tokens meet before the next: what the first-level cache keeps beside a few tokens.
 const TILES_BYTES: usize = 12 << 10;
+/// Where each tile is used once, how far ahead of its use it is asked for: see `floats.rs`.
+const AHEAD_BYTES: usize = 8 << 10;
 
 /// A quantised matrix, packed.
 pub(super) struct Int {
@@ -115,13 +117,20 @@ impl Int {
         assert!(tiles.end * tile_bytes <= self.data.len() && S::BYTE_OFFSET == self.byte_offset);
         let start = x.start(&tokens, blocks * RECORD);
         // As many tokens at a time as their sums fit the registers, a narrow one and a total each.
-        let most = if S::REGISTERS >= 32 { 8 } else { 4 };
-        for first in tiles.clone().step_by((TILES_BYTES / tile_bytes).max(1)) {
-            let group = first..tiles.end.min(first + (TILES_BYTES / tile_bytes).max(1));
+        let most = if S::REGISTERS >= 32 { 12 } else { 4 };
+        let width = (TILES_BYTES / tile_bytes).max(1);
+        for first in tiles.clone().step_by(width) {
+            let group = first..tiles.end.min(first + width);
             let mut token = tokens.start;
             while token < tokens.end {
                 let left = most.min(tokens.end - token);
-                let count = [8, 4, 2, 1].into_iter().find(|count| *count <= left).expect("at least one is left");
+                let count = [12, 8, 4, 2, 1].into_iter().find(|count| *count <= left).expect("at least one is left");
+                // A group's last tokens ask for the next group.
+                let ahead = match (tokens.len() <= most, left == count) {
+                    (true, _) => AHEAD_BYTES,
+                    (false, true) => width * tile_bytes,
+                    (false, false) => 0,
+                };
                 for tile in group.clone() {
                     // SAFETY: the tile is within `data` and the tokens' records within `x`, as asserted.
                     let at = unsafe {
@@ -130,9 +139,11 @@ impl Int {
                             x: start.add((token - tokens.start) * x.stride),
                             stride: x.stride,
                             blocks,
+                            ahead,
                         }
                     };
                     match count {
+                        12 if S::REGISTERS >= 32 => put::<L, S, K, 12>(isa, at, token, tile, sink),
                         8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, token, tile, sink),
                         4 => put::<L, S, K, 4>(isa, at, token, tile, sink),
                         2 => put::<L, S, K, 2>(isa, at, token, tile, sink),
@@ -164,15 +175,15 @@ struct Operands {
     /// Bytes from a token to the next.
     stride: usize,
     blocks: usize,
+    /// Bytes from a block to what to ask memory for meanwhile.
+    ahead: usize,
 }
 
 #[inline(always)]
 fn put<L: Layout, S: Wide, K: Sink, const M: usize>(isa: S, at: Operands, token: usize, tile: usize, sink: &K) {
+    sink.ask(isa, token..token + M, tile);
     let sums = isa.integers().run(Totals::<L, M>(at, PhantomData));
-    for (t, sum) in sums.iter().enumerate() {
-        // SAFETY: sixteen f32.
-        sink.put(isa, token + t, tile, unsafe { isa.load(sum.as_ptr()) });
-    }
+    sink.put(isa, token..token + M, tile, &sums, 1);
 }
 
 /// One tile times `M` tokens: a function of its own, so that one set's many are not one huge one.
@@ -207,6 +218,9 @@ unsafe fn totals<L: Layout, S: Wide, const M: usize>(isa: S, at: Operands) -> [S
         // SAFETY: within the tile and the tokens' records, by contract; so are the offsets below, by their layouts.
         unsafe {
             let (w, x) = (at.w.add(block * L::BLOCK_BYTES), at.x.add(block * RECORD));
+            for line in 0..L::BLOCK_BYTES.div_ceil(64) {
+                isa.prefetch(w.wrapping_add(at.ahead + 64 * line));
+            }
             let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
             for share in 0..BLOCK / L::SHARE {
                 let sums = sums::<L, S, M>(isa, w, x, at.stride, share);

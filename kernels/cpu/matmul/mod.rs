@@ -350,31 +350,48 @@ struct Output<'a> {
     rows: usize,
 }
 
+impl Output<'_> {
+    /// The columns of a tile that the matrix has: the first in a row of out, and how many.
+    #[inline(always)]
+    fn columns(&self, tile: usize) -> (usize, usize) {
+        (self.row + tile * TILE, TILE.min(self.rows - tile * TILE))
+    }
+}
+
 impl Sink for Output<'_> {
     #[inline(always)]
-    fn put<S: Wide>(&self, isa: S, token: usize, tile: usize, v: S::F) {
-        let Product { out, stride, rows, finish, .. } = self.product;
-        let len = TILE.min(self.rows - tile * TILE);
-        let row = self.row + tile * TILE;
-        // SAFETY: a task has its tokens and tiles alone, so that nobody else has these columns of this row.
-        let out = unsafe { out.part(rows.at(token) * stride + row, len) };
-        if len < TILE {
-            let mut sums = [0.0; TILE];
-            // SAFETY: sixteen f32.
-            unsafe { isa.store(v, sums.as_mut_ptr()) };
-            return put_tail(&sums, out, row, *finish);
+    fn ask<S: Wide>(&self, isa: S, tokens: Range<usize>, tile: usize) {
+        let Product { out, stride, rows, .. } = self.product;
+        let row = self.columns(tile).0;
+        for token in tokens {
+            isa.prefetch(out.address(rows.at(token) * stride + row).cast());
         }
-        // SAFETY: sixteen f32 each, as `len` and the bias's slice say.
-        unsafe {
-            let v = match finish {
-                Finish::Store => v,
-                Finish::Add(None) => isa.add(isa.load(out.as_ptr()), v),
-                Finish::Add(Some(bias)) => {
-                    let bias = isa.load(bias[row..][..TILE].as_ptr());
-                    isa.add(isa.load(out.as_ptr()), isa.add(v, bias))
-                }
-            };
-            isa.store(v, out.as_mut_ptr());
+    }
+
+    #[inline(always)]
+    fn put<S: Wide>(&self, isa: S, tokens: Range<usize>, tile: usize, sums: &[[f32; TILE]], step: usize) {
+        let Product { out, stride, rows, finish, .. } = self.product;
+        let (row, len) = self.columns(tile);
+        for (token, sums) in tokens.zip(sums.iter().step_by(step)) {
+            // SAFETY: a task has its tokens and tiles alone, so that nobody else has these columns of this row.
+            let out = unsafe { out.part(rows.at(token) * stride + row, len) };
+            if len < TILE {
+                put_tail(sums, out, row, *finish);
+                continue;
+            }
+            // SAFETY: sixteen f32 each, as `len` and the bias's slice say.
+            unsafe {
+                let v = isa.load(sums.as_ptr());
+                let v = match finish {
+                    Finish::Store => v,
+                    Finish::Add(None) => isa.add(isa.load(out.as_ptr()), v),
+                    Finish::Add(Some(bias)) => {
+                        let bias = isa.load(bias[row..][..TILE].as_ptr());
+                        isa.add(isa.load(out.as_ptr()), isa.add(v, bias))
+                    }
+                };
+                isa.store(v, out.as_mut_ptr());
+            }
         }
     }
 }

@@ -18,8 +18,11 @@ pub(in crate::cpu) const TILE: usize = WIDE;
 
 /// Takes the sums of a product.
 pub(in crate::cpu) trait Sink {
-    /// `v` is the product's rows `TILE * tile ..` at `token`; those past the matrix's last are to be dropped.
-    fn put<S: Wide>(&self, isa: S, token: usize, tile: usize, v: S::F);
+    /// Asks memory for where the sums of a tile will go.
+    fn ask<S: Wide>(&self, isa: S, tokens: Range<usize>, tile: usize);
+    /// The product's rows `TILE * tile ..`, of each token `step` after the one before; those past the matrix's last are to be
+    /// dropped.
+    fn put<S: Wide>(&self, isa: S, tokens: Range<usize>, tile: usize, sums: &[[f32; TILE]], step: usize);
 }
 
 /// How a kernel wants its activations.

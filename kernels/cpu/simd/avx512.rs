@@ -24,6 +24,12 @@ impl<const BF16: bool> Avx512<BF16> {
     }
 }
 
+/// Whether Intel made this processor, as cpuid's leaf 0 says.
+pub(super) fn is_intel() -> bool {
+    let leaf = __cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
 // SAFETY of all blocks below: `self` proves the instructions; pointers are readable or writable by the trait's contract.
 impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
     type F = __m512;

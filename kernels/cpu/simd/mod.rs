@@ -10,7 +10,7 @@ mod avx512;
 mod portable;
 mod wide;
 
-pub(super) use wide::{WIDE, Wide, WideKernel};
+pub(super) use wide::{WIDE, Wide, WideKernel, unrolled};
 
 /// Rows of scratch and activations start on cache lines: this many f32.
 pub(super) const LINE: usize = 16;
@@ -33,9 +33,17 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// The best that the machine has.
+    /// The fastest that the machine has. Where Intel's processors have vdpbf16ps, one takes two cycles, in which four FMAs
+    /// multiply twice as many pairs, widened (measured on Emerald Rapids: 85 GFLOP/s a core and 179); AMD's take one.
     pub(super) fn detect() -> Self {
-        Self::all().swap_remove(0)
+        let all = Self::all();
+        #[cfg(target_arch = "x86_64")]
+        if let [Self::Avx512Bf16(_), plain, ..] = all[..]
+            && avx512::is_intel()
+        {
+            return plain;
+        }
+        all[0]
     }
 
     /// All that the machine has, the best first.

@@ -7,6 +7,22 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 
+/// A loop over at most twelve numbers that is unrolled, whatever its length: compilers leave long ones as they are, and what
+/// an array of registers is indexed with must be known to keep it out of memory.
+macro_rules! unrolled {
+    ($i:ident in 0..$n:ident $body:block) => {{
+        const { assert!($n <= 12) };
+        $crate::cpu::simd::unrolled!(@ $i $n $body 0 1 2 3 4 5 6 7 8 9 10 11);
+    }};
+    (@ $i:ident $n:ident $body:block $($number:literal)*) => {
+        $({
+            let $i: usize = $number;
+            if $i < $n $body
+        })*
+    };
+}
+pub(in crate::cpu) use unrolled;
+
 /// Lanes of a vector.
 pub(in crate::cpu) const WIDE: usize = 16;
 

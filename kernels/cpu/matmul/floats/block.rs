@@ -4,7 +4,7 @@
 //! that is 14 loads for 24 multiplications; the rest of AVX-512's 32 registers holds the operands.
 use std::marker::PhantomData;
 
-use crate::cpu::simd::{WIDE, Wide, WideKernel};
+use crate::cpu::simd::{WIDE, Wide, WideKernel, unrolled};
 
 /// Steps between two looks at what to ask memory for.
 pub(super) const UNROLL: usize = 4;
@@ -272,14 +272,14 @@ impl<P: Step, const M: usize, const N: usize> Block<'_, P, M, N> {
                 // SAFETY: by contract.
                 w[j] = unsafe { P::weights(isa, tiles[j].add(step * P::WEIGHTS), part) };
             }
-            for i in 0..M {
+            unrolled!(i in 0..M {
                 // SAFETY: by contract.
                 let x = unsafe { P::input(isa, rows[i / ROWS].add(i % ROWS * stride + step * P::INPUTS), part) };
                 for j in 0..N {
                     sums[i][j] = P::dot(isa, sums[i][j], w[j], x);
                 }
                 isa.settle(&mut sums[i]);
-            }
+            });
         }
     }
 }
