@@ -211,13 +211,14 @@ impl ChatArgs {
 }
 
 const BENCH_DEFAULTS: &str = "Defaults of bench that differ from serve's: --page-size 256, --max-prefill-length 16384, \
-                              --cache-type naive (prompts are random: there is nothing to share).";
+                              --max-decode-gap 0, --cache-type naive (prompts are random: there is nothing to share).";
 
-/// mini-sglang's `bench.py`: large pages and chunks, and no prefix cache.
+/// mini-sglang's `bench.py`: large pages and chunks, and no prefix cache. Nobody waits for a single token.
 fn bench_defaults() -> Settings {
     let mut base = Settings::default();
     base.serve.engine.page_size = Some(256);
     base.serve.engine.max_prefill_length = 16_384;
+    base.serve.engine.max_decode_gap = 0.0;
     base.serve.engine.cache_type = CacheType::Naive;
     base
 }

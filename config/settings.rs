@@ -33,6 +33,8 @@ pub struct EngineSettings {
     pub max_seq_len_override: Option<usize>,
     /// Tokens a step: prefill chunks and decode rows together.
     pub max_prefill_length: usize,
+    /// What a step with prompts in it may take, in times what its decode rows take alone; 0 for no bound.
+    pub max_decode_gap: f64,
     /// Share of the memory available after the weights that K/V may take.
     pub memory_ratio: f64,
     /// K/V pages, where set; otherwise from `memory_ratio`, on a CPU at most 4 GiB.
@@ -88,6 +90,7 @@ impl Default for EngineSettings {
             max_queued_requests: 2048,
             max_seq_len_override: None,
             max_prefill_length: 8192,
+            max_decode_gap: 2.5,
             memory_ratio: 0.9,
             num_pages: None,
             page_size: None,

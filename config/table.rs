@@ -208,6 +208,11 @@ pub(crate) static SETTINGS: &[Setting] = &[
     )
     .aliases(&["max-extend-length"]),
     engine(
+        "max-decode-gap",
+        "Times what decode takes alone that a step with prompts in it may take; 0 is no bound: prompts are fed as fast as they go",
+        &Real { at: |s| &mut s.serve.engine.max_decode_gap, min: 0.0, max: 1000.0, above_min: false },
+    ),
+    engine(
         "memory-ratio",
         "Share of the memory left after the weights that K/V may take (a CPU: 4 GiB at most; sim: share of all, weights included)",
         &Real { at: |s| &mut s.serve.engine.memory_ratio, min: 0.0, max: 1.0, above_min: true },

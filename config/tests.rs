@@ -48,7 +48,7 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 }
 
 /// Two values of each setting that can be chosen, neither of them the default, as a flag spells them.
-const SAMPLES: [(&str, [&str; 2]); 36] = [
+const SAMPLES: [(&str, [&str; 2]); 37] = [
     ("model", ["models/a.gguf", "org/b"]),
     ("model-source", ["modelscope", "MODELSCOPE"]),
     ("dummy-weight", ["true", "true"]),
@@ -62,6 +62,7 @@ const SAMPLES: [(&str, [&str; 2]); 36] = [
     ("max-queued-requests", ["0", "1048576"]),
     ("max-seq-len-override", ["2", "4096"]),
     ("max-prefill-length", ["1", "16384"]),
+    ("max-decode-gap", ["0", "4"]),
     ("memory-ratio", ["0.5", "1"]),
     ("num-pages", ["1", "4096"]),
     ("page-size", ["16", "1024"]),
@@ -106,7 +107,7 @@ fn no_flags_give_the_defaults_of_mini_sglang() {
 
 #[test]
 fn every_spelling_of_mini_sglang_is_taken() {
-    let cases: [(&[&str], ServeSettings); 45] = [
+    let cases: [(&[&str], ServeSettings); 46] = [
         (&["--model-path", "m"], engine(|e| e.model = "m".into())),
         (&["--model", "m"], engine(|e| e.model = "m".into())),
         (&["--model-source", "huggingface"], engine(|_| ())),
@@ -131,6 +132,7 @@ fn every_spelling_of_mini_sglang_is_taken() {
         (&["--max-seq-len-override", "4096"], engine(|e| e.max_seq_len_override = Some(4096))),
         (&["--max-prefill-length", "64"], engine(|e| e.max_prefill_length = 64)),
         (&["--max-extend-length", "64"], engine(|e| e.max_prefill_length = 64)),
+        (&["--max-decode-gap", "1.5"], engine(|e| e.max_decode_gap = 1.5)),
         (&["--memory-ratio", "0.5"], engine(|e| e.memory_ratio = 0.5)),
         (&["--num-pages", "100"], engine(|e| e.num_pages = Some(100))),
         (&["--page-size", "16"], engine(|e| e.page_size = Some(16))),
@@ -428,6 +430,7 @@ fn bench_has_its_own_defaults() {
     );
     let engine = &settings.engine;
     assert_eq!((engine.page_size(), engine.max_prefill_length, engine.cache_type), (256, 16_384, CacheType::Naive));
+    assert_eq!(engine.max_decode_gap, 0.0);
     let told = offline(&["--page-size", "4", "--num-seqs", "6", "--input-len", "10-20", "--output-len", "5"]).unwrap();
     assert_eq!((told.engine.page_size(), told.num_seqs, told.output_len), (4, 6, LengthRange::new(5, 5).unwrap()));
     for words in [["--num-seqs", "0"], ["--input-len", "9-3"], ["--temperature", "3"], ["--seed", "x"]] {

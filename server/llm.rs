@@ -92,7 +92,7 @@ pub struct LlmParts {
 }
 
 /// Queues, cache and threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LlmOptions {
     /// Accepted sequences that may wait beyond the engine's slots.
     pub max_queued: usize,
@@ -100,6 +100,8 @@ pub struct LlmOptions {
     pub cache: CacheType,
     /// Plan the next batch while one runs.
     pub overlap: bool,
+    /// See [`SchedulerConfig::max_decode_gap`].
+    pub max_decode_gap: f64,
     /// Tokenizer workers; 0 is automatic.
     pub tokenizers: usize,
 }
@@ -146,8 +148,9 @@ impl Llm {
             threads.push(spawn(format!("tokenizer-{worker}"), move || intake.run(&submitted)));
         }
         drop(intake);
-        let config =
-            SchedulerConfig { capacity, eos, cache: options.cache, batches_out: if options.overlap { 2 } else { 1 } };
+        let LlmOptions { cache, max_decode_gap, .. } = options;
+        let batches_out = if options.overlap { 2 } else { 1 };
+        let config = SchedulerConfig { capacity, eos, cache, batches_out, max_decode_gap };
         let parts = SchedulerLoop {
             scheduler: Scheduler::new(config),
             runner,

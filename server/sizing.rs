@@ -150,7 +150,13 @@ impl<'a> Run<'a> {
     fn new(simulation: &'a Simulation, settings: &EngineSettings, requests: usize) -> Self {
         let capacity = simulation.capacity;
         let batches_out = if settings.overlap { 2 } else { 1 };
-        let config = SchedulerConfig { capacity, eos: Vec::new(), cache: settings.cache_type, batches_out };
+        let config = SchedulerConfig {
+            capacity,
+            eos: Vec::new(),
+            cache: settings.cache_type,
+            batches_out,
+            max_decode_gap: settings.max_decode_gap,
+        };
         Self {
             simulation,
             scheduler: Scheduler::new(config),

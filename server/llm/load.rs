@@ -88,6 +88,7 @@ impl Llm {
                 max_queued: settings.max_queued_requests,
                 cache: settings.cache_type,
                 overlap: settings.overlap && !exact,
+                max_decode_gap: settings.max_decode_gap,
                 tokenizers: settings.num_tokenizer,
             },
             health,

@@ -22,7 +22,13 @@ const PROMPT: usize = 128;
 const OUTPUT: usize = 2000;
 
 fn scheduler(capacity: Capacity, batches_out: usize) -> Scheduler {
-    Scheduler::new(SchedulerConfig { capacity, eos: vec![2], cache: CacheType::Radix, batches_out })
+    Scheduler::new(SchedulerConfig {
+        capacity,
+        eos: vec![2],
+        cache: CacheType::Radix,
+        batches_out,
+        max_decode_gap: 2.5,
+    })
 }
 
 fn admit(scheduler: &mut Scheduler, id: u64, prompt: &[TokenId], max_tokens: usize) {

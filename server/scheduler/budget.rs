@@ -5,9 +5,6 @@
 //! data; whether a result is right never depends on it. Knows no sequence, page or clock.
 use std::time::Duration;
 
-/// A batch with decode rows should take at most this many times what they take alone: three times at the 99th percentile,
-/// less what measurements lag behind.
-const DECODE_GAP_MULTIPLE: f64 = 2.5;
 /// Prefill tokens that a batch may always have, so that a prompt gets on however fast the decode rows are. On two cores, four
 /// sequences decoding SmolLM2 while prompts of 2,000 come, 16 made the gaps' p99 46 to 56 ms and 8 make it 28, where decode alone
 /// takes 10; the prompts wait 4 s for their first token either way.
@@ -42,9 +39,12 @@ pub(super) struct Demand {
     pub(super) prefill: bool,
 }
 
-/// How fast batches were.
-#[derive(Clone, Copy, Debug, Default)]
+/// How fast batches were, and so how many prompt tokens keep one with decode rows short enough.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
+    /// A batch with decode rows should take at most this many times what they take alone; 0 for no bound. For three times at
+    /// the 99th percentile it must be less, since measurements lag behind.
+    max_decode_gap: f64,
     /// Seconds of a batch of decode rows alone, smoothed.
     decode_step_s: Option<f64>,
     /// Smoothed sums whose quotient is seconds a prefill token; summing weighs a batch by its tokens.
@@ -55,6 +55,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Nothing measured.
+    pub(super) fn new(max_decode_gap: f64) -> Self {
+        Self { max_decode_gap, decode_step_s: None, prefill_s: 0.0, prefill_tokens: 0.0, mixed_batches: 0 }
+    }
+
     /// Learns from a batch.
     pub(super) fn observe(&mut self, load: Load, elapsed: Duration) {
         let elapsed_s = elapsed.as_secs_f64();
@@ -83,12 +88,14 @@ impl Pace {
         if demand.decode_rows == 0 {
             return Budget { decode_tokens: 0, prefill_tokens: batch_tokens };
         }
-        if !demand.prefill || (demand.decode_certain && self.wants_probe()) {
+        let is_bounded = self.max_decode_gap > 0.0;
+        if !demand.prefill || (is_bounded && demand.decode_certain && self.wants_probe()) {
             return Budget { decode_tokens: batch_tokens, prefill_tokens: 0 };
         }
         let floor = MIN_PREFILL_TOKENS.min(batch_tokens / 2);
         let room = batch_tokens.saturating_sub(demand.decode_rows);
-        let prefill_tokens = self.gap_bound().min(room).max(floor);
+        let bound = if is_bounded { self.gap_bound() } else { usize::MAX };
+        let prefill_tokens = bound.min(room).max(floor);
         Budget { decode_tokens: batch_tokens - prefill_tokens, prefill_tokens }
     }
 
@@ -100,7 +107,7 @@ impl Pace {
     fn gap_bound(&self) -> usize {
         match self.decode_step_s {
             Some(decode_step_s) if self.prefill_s > 0.0 => {
-                let spare_s = (DECODE_GAP_MULTIPLE - 1.0) * decode_step_s;
+                let spare_s = (self.max_decode_gap - 1.0).max(0.0) * decode_step_s;
                 (spare_s * self.prefill_tokens / self.prefill_s) as usize
             }
             _ => usize::MAX,
@@ -113,13 +120,14 @@ mod tests {
     use super::*;
 
     const BATCH: usize = 8192;
+    const GAP: f64 = 2.5;
 
     fn mixed(decode_rows: usize) -> Demand {
         Demand { decode_rows, decode_certain: true, prefill: true }
     }
 
     fn measured(decode_ms: f64, prefill_token_ms: f64) -> Pace {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(GAP);
         pace.observe(Load { decode_rows: 4, prefill_tokens: 0 }, Duration::from_secs_f64(decode_ms / 1e3));
         let load = Load { decode_rows: 0, prefill_tokens: 1000 };
         pace.observe(load, Duration::from_secs_f64(prefill_token_ms));
@@ -145,8 +153,17 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bound_prompts_have_all_the_room_and_nothing_is_probed() {
+        let mut pace = Pace::new(0.0);
+        for _ in 0..=BATCHES_BETWEEN_PROBES {
+            assert_eq!(pace.divide(BATCH, mixed(4)).prefill_tokens, BATCH - 4);
+            pace.observe(Load { decode_rows: 4, prefill_tokens: 100 }, Duration::from_secs(9));
+        }
+    }
+
+    #[test]
     fn mixed_batches_teach_prefill_speed_apart_from_the_decode_rows() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(GAP);
         pace.observe(Load { decode_rows: 4, prefill_tokens: 0 }, Duration::from_millis(50));
         pace.observe(Load { decode_rows: 4, prefill_tokens: 100 }, Duration::from_millis(250));
         assert_eq!(pace.divide(BATCH, mixed(4)).prefill_tokens, 37);
@@ -154,7 +171,7 @@ mod tests {
 
     #[test]
     fn unmeasured_decode_is_probed_once_and_then_now_and_again() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(GAP);
         let alone = Budget { decode_tokens: BATCH, prefill_tokens: 0 };
         assert_eq!(pace.divide(BATCH, mixed(4)), alone);
         // No probe where it could leave the batch empty.
@@ -181,7 +198,7 @@ mod tests {
 
     #[test]
     fn batches_that_took_no_time_are_no_division_by_zero() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(GAP);
         pace.observe(Load { decode_rows: 1, prefill_tokens: 0 }, Duration::ZERO);
         pace.observe(Load { decode_rows: 1, prefill_tokens: 9 }, Duration::ZERO);
         assert_eq!(pace.divide(BATCH, mixed(1)).prefill_tokens, BATCH - 1);

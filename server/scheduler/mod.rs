@@ -52,6 +52,8 @@ pub struct SchedulerConfig {
     pub cache: CacheType,
     /// Batches that may be out at a time: 2 overlaps planning with the engine's work, 1 does not.
     pub batches_out: usize,
+    /// What a batch with prefill in it may take, in times what its decode rows take alone; 0 for no bound.
+    pub max_decode_gap: f64,
 }
 
 /// A sequence to run, checked: the prompt has a token, there is room for one of output, and all fits the capacity.
@@ -161,7 +163,7 @@ impl Scheduler {
             free_slots: (0..slots).rev().map(Slot).collect(),
             out: VecDeque::new(),
             held: HashMap::new(),
-            pace: Pace::default(),
+            pace: Pace::new(config.max_decode_gap),
             notices: Vec::new(),
             next_age: Age(0),
             totals: Totals::default(),

@@ -61,7 +61,13 @@ impl FakeModel {
             eos: vec![EOS],
             defaults: self.defaults,
             model: ModelInfo { id: MODEL.into(), root: "/models/parrot".into(), created: 1_700_000_000 },
-            options: LlmOptions { max_queued: self.max_queued, cache: CacheType::Radix, overlap: true, tokenizers: 0 },
+            options: LlmOptions {
+                max_queued: self.max_queued,
+                cache: CacheType::Radix,
+                overlap: true,
+                max_decode_gap: 2.5,
+                tokenizers: 0,
+            },
             health: self.health,
             metrics: self.metrics,
         })

@@ -22,7 +22,8 @@ struct Bench {
 
 impl Bench {
     fn new(capacity: Capacity, batches_out: usize) -> Self {
-        let config = SchedulerConfig { capacity, eos: EOS.to_vec(), cache: CacheType::Radix, batches_out };
+        let config =
+            SchedulerConfig { capacity, eos: EOS.to_vec(), cache: CacheType::Radix, batches_out, max_decode_gap: 2.5 };
         Self { scheduler: Scheduler::new(config), model: Model::new(capacity), results: VecDeque::new() }
     }
 

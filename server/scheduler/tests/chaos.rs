@@ -264,7 +264,7 @@ fn chaos(batches_out: usize) {
                 batch_tokens: if shape.random_bool(0.1) { 1 } else { shape.random_range(2..=64) },
             };
             let crowd = shape.random_range(1..=40);
-            let config = SchedulerConfig { capacity, eos: EOS.to_vec(), cache, batches_out };
+            let config = SchedulerConfig { capacity, eos: EOS.to_vec(), cache, batches_out, max_decode_gap: 2.5 };
             let mut chaos = Chaos::new(seed, config);
             while chaos.counts.events() < 500 {
                 chaos.step(crowd);

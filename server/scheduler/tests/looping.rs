@@ -71,7 +71,13 @@ struct Served {
 
 impl Served {
     fn start(batches_out: usize, fate: Fate) -> Self {
-        let config = SchedulerConfig { capacity: CAPACITY, eos: EOS.to_vec(), cache: CacheType::Radix, batches_out };
+        let config = SchedulerConfig {
+            capacity: CAPACITY,
+            eos: EOS.to_vec(),
+            cache: CacheType::Radix,
+            batches_out,
+            max_decode_gap: 2.5,
+        };
         let (inbox, admissions) = flume::unbounded();
         let (gate, gated) = flume::unbounded();
         let model = Arc::new(Mutex::new(Model::new(CAPACITY)));
