@@ -12,13 +12,13 @@
 //!     or bytes: 512     line j: of each row columns 4j..
 //!     scales, minima    sixteen of each, f16 as in the file; K formats': f32, their products
 //!
-//!   a token's block     [x: i8 * 32][s: f32][s·Σx: f32][-8·Σx: i32][-32·Σ(first 16 x): i32]
+//!   a token's block     [x: i8 * 32][s: f32][s·Σx: f32][-8, -128·Σx: i32][-32·Σ(first 16 x): i32]
 //! ```
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::packed::{Prepared, Sink, TILE};
-use crate::cpu::simd::{Wide, WideKernel};
+use crate::cpu::simd::{Wide, WideKernel, unrolled};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
 use crate::dtype::{Block, DType, dequantize_row, quantize_row};
@@ -28,7 +28,7 @@ mod layout;
 mod prepare;
 
 use layout::{Layout, by_layout};
-use prepare::{RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
+use prepare::{BYTE_SUM, RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
 
 /// Columns of a block.
 const BLOCK: usize = 32;
@@ -119,18 +119,15 @@ impl Int {
         // As many tokens at a time as their sums fit the registers, a narrow one and a total each.
         let most = if S::REGISTERS >= 32 { 12 } else { 4 };
         let width = (TILES_BYTES / tile_bytes).max(1);
+        // Used once: ask for what comes shortly. Used by several tokens after the others: for the next group, each its share.
+        let chunks = tokens.len().div_ceil(most);
+        let ahead = if chunks == 1 { AHEAD_BYTES } else { width * tile_bytes };
         for first in tiles.clone().step_by(width) {
             let group = first..tiles.end.min(first + width);
             let mut token = tokens.start;
             while token < tokens.end {
                 let left = most.min(tokens.end - token);
                 let count = [12, 8, 4, 2, 1].into_iter().find(|count| *count <= left).expect("at least one is left");
-                // A group's last tokens ask for the next group.
-                let ahead = match (tokens.len() <= most, left == count) {
-                    (true, _) => AHEAD_BYTES,
-                    (false, true) => width * tile_bytes,
-                    (false, false) => 0,
-                };
                 for tile in group.clone() {
                     // SAFETY: the tile is within `data` and the tokens' records within `x`, as asserted.
                     let at = unsafe {
@@ -140,6 +137,8 @@ impl Int {
                             stride: x.stride,
                             blocks,
                             ahead,
+                            every: chunks,
+                            turn: (token - tokens.start) / most,
                         }
                     };
                     match count {
@@ -175,8 +174,12 @@ struct Operands {
     /// Bytes from a token to the next.
     stride: usize,
     blocks: usize,
-    /// Bytes from a block to what to ask memory for meanwhile.
+    /// Bytes from a block to what to ask memory for meanwhile, …
     ahead: usize,
+    /// … every so many blocks, …
+    every: usize,
+    /// … from this one on.
+    turn: usize,
 }
 
 #[inline(always)]
@@ -214,12 +217,16 @@ impl<L: Layout, const M: usize> WideKernel for Totals<L, M> {
 #[inline(always)]
 unsafe fn totals<L: Layout, S: Wide, const M: usize>(isa: S, at: Operands) -> [S::F; M] {
     let mut totals = [isa.splat(0.0); M];
+    let mut turn = at.turn;
     for block in 0..at.blocks {
         // SAFETY: within the tile and the tokens' records, by contract; so are the offsets below, by their layouts.
         unsafe {
             let (w, x) = (at.w.add(block * L::BLOCK_BYTES), at.x.add(block * RECORD));
-            for line in 0..L::BLOCK_BYTES.div_ceil(64) {
-                isa.prefetch(w.wrapping_add(at.ahead + 64 * line));
+            if block == turn {
+                turn += at.every;
+                for line in 0..L::BLOCK_BYTES.div_ceil(64) {
+                    isa.prefetch(w.wrapping_add(at.ahead + 64 * line));
+                }
             }
             let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
             for share in 0..BLOCK / L::SHARE {
@@ -260,9 +267,10 @@ unsafe fn sums<L: Layout, S: Wide, const M: usize>(
         if zero != 0 {
             for t in 0..M {
                 let field = |at: usize| x.add(t * stride + at).cast::<i32>().read_unaligned();
-                sums[t] = isa.splat_i(match (L::SHARE, share) {
-                    (16, 0) => field(ZERO_SUM_FIRST) * (zero / 32),
-                    (16, _) => (4 * field(ZERO_SUM) - field(ZERO_SUM_FIRST)) * (zero / 32),
+                sums[t] = isa.splat_i(match (L::SHARE, share, zero) {
+                    (16, 0, _) => field(ZERO_SUM_FIRST) * (zero / 32),
+                    (16, ..) => (4 * field(ZERO_SUM) - field(ZERO_SUM_FIRST)) * (zero / 32),
+                    (_, _, 128) => field(BYTE_SUM),
                     _ => field(ZERO_SUM) * (zero / 8),
                 });
             }
@@ -292,12 +300,13 @@ unsafe fn sums<L: Layout, S: Wide, const M: usize>(
         let groups = L::SHARE / 4;
         let first = share * groups;
         if L::STEPS == 0 {
-            for group in first..first + groups {
-                let w = isa.load_bytes(w.add(64 * group));
+            unrolled!(step in 0..groups {
+                let w = isa.load_bytes(w.add(64 * (first + step)));
                 for t in 0..M {
-                    sums[t] = isa.dot_bytes(sums[t], w, four(t, group));
+                    sums[t] = isa.dot_bytes(sums[t], w, four(t, first + step));
                 }
-            }
+                isa.settle_integers(&mut sums);
+            });
             return sums;
         }
         for start in 0..groups / L::STEPS {
@@ -306,12 +315,14 @@ unsafe fn sums<L: Layout, S: Wide, const M: usize>(
             for t in 0..M {
                 narrow[t] = isa.start_narrow(sums[t]);
             }
-            for group in start..start + L::STEPS {
-                let w = isa.load_bytes(w.add(64 * group));
+            let steps = L::STEPS;
+            unrolled!(step in 0..steps {
+                let w = isa.load_bytes(w.add(64 * (start + step)));
                 for t in 0..M {
-                    narrow[t] = isa.dot_narrow(narrow[t], w, four(t, group));
+                    narrow[t] = isa.dot_narrow(narrow[t], w, four(t, start + step));
                 }
-            }
+                isa.settle_narrow(&mut narrow);
+            });
             for t in 0..M {
                 sums[t] = isa.end_narrow(sums[t], narrow[t]);
             }

@@ -189,7 +189,7 @@ impl Arena {
 const ALONE: usize = 4096;
 /// Prepared activations that stay in the second-level cache beside tiles of weights.
 const CACHED: usize = 288 << 10;
-/// Weights of a task at most. Kernels ask memory for the next tiles while they multiply, and start anew with each task.
+/// Weights of a task at most.
 const TASK_BYTES: usize = 512 << 10;
 
 /// `out = w · x`, or whatever [`Finish`] says.
@@ -247,6 +247,7 @@ struct Plan {
     tokens: usize,
     task_tiles: usize,
     task_tokens: usize,
+    threads: usize,
 }
 
 /// Some tiles (of all segments') times some tokens.
@@ -264,7 +265,7 @@ impl Plan {
         // Several tasks a thread, so that none waits long for another. Kernels take tiles in pairs where tokens are many.
         let even = w.tiles.div_ceil(threads * 8);
         let task_tiles = (even.min(TASK_BYTES / largest) / 2 * 2).max(2);
-        Self { tiles: w.tiles, tokens, task_tiles, task_tokens }
+        Self { tiles: w.tiles, tokens, task_tiles, task_tokens, threads }
     }
 
     fn across(&self) -> usize {
@@ -275,8 +276,13 @@ impl Plan {
         self.across() * self.tokens.div_ceil(self.task_tokens)
     }
 
+    /// Threads take tasks by turns, mostly: so each gets a run of tiles that follow each other, and what a kernel asks memory
+    /// for beyond its last tile is what its thread wants next.
     fn task(&self, i: usize) -> Part {
-        let (tile, token) = (i % self.across() * self.task_tiles, i / self.across() * self.task_tokens);
+        let across = self.across();
+        let (lane, turn) = (i % across % self.threads, i % across / self.threads);
+        let start = lane * (across / self.threads) + lane.min(across % self.threads);
+        let (tile, token) = ((start + turn) * self.task_tiles, i / across * self.task_tokens);
         Part {
             tiles: tile..(tile + self.task_tiles).min(self.tiles),
             tokens: token..(token + self.task_tokens).min(self.tokens),

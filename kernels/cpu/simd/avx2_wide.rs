@@ -69,6 +69,16 @@ impl Wide for Avx2 {
         }
     }
     #[inline(always)]
+    fn settle_integers<const N: usize>(self, sums: &mut [Self::I; N]) {
+        for half in sums.as_flattened_mut() {
+            // SAFETY: see above.
+            *half = unsafe { here(*half) };
+        }
+    }
+    /// Nothing: [`Wide::dot_narrow`] leaves no other order.
+    #[inline(always)]
+    fn settle_narrow<const N: usize>(self, _: &mut [Self::P; N]) {}
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

@@ -55,6 +55,17 @@ impl<const HAS_BF16: bool> Wide for Avx512<HAS_BF16> {
         }
     }
     #[inline(always)]
+    fn settle_integers<const N: usize>(self, sums: &mut [__m512i; N]) {
+        for sum in sums {
+            // SAFETY: see above; the types differ in name alone.
+            *sum = unsafe { _mm512_castps_si512(settled(_mm512_castsi512_ps(*sum))) };
+        }
+    }
+    #[inline(always)]
+    fn settle_narrow<const N: usize>(self, sums: &mut [__m512i; N]) {
+        self.settle_integers(sums);
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

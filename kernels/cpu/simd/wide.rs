@@ -11,7 +11,7 @@ use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 /// an array of registers is indexed with must be known to keep it out of memory.
 macro_rules! unrolled {
     ($i:ident in 0..$n:ident $body:block) => {{
-        const { assert!($n <= 12) };
+        debug_assert!($n <= 12, "a loop over at most twelve");
         $crate::cpu::simd::unrolled!(@ $i $n $body 0 1 2 3 4 5 6 7 8 9 10 11);
     }};
     (@ $i:ident $n:ident $body:block $($number:literal)*) => {
@@ -51,6 +51,10 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     /// No instruction: what these were computed from is not needed after it, and what comes after it not before. Left alone,
     /// compilers load all that a loop's body needs as early as they can, compute late, and run out of registers.
     fn settle<const N: usize>(self, sums: &mut [Self::F; N]);
+    /// The same for sums of integers, which compilers take in any order: each token's in one go, with all weights in registers.
+    fn settle_integers<const N: usize>(self, sums: &mut [Self::I; N]);
+    /// The same for narrow sums.
+    fn settle_narrow<const N: usize>(self, sums: &mut [Self::P; N]);
     /// Asks for a cache line ahead of its use, into the second-level cache. Any address will do.
     fn prefetch(self, at: *const u8);
     /// Sixteen times `x`.
@@ -210,6 +214,10 @@ impl Wide for super::portable::Portable {
     fn settle<const N: usize>(self, _: &mut [Self::F; N]) {
         compiler_fence(Ordering::SeqCst);
     }
+    #[inline(always)]
+    fn settle_integers<const N: usize>(self, _: &mut [Self::I; N]) {}
+    #[inline(always)]
+    fn settle_narrow<const N: usize>(self, _: &mut [Self::P; N]) {}
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
