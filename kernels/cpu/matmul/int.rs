@@ -25,6 +25,7 @@ use crate::dtype::{Block, DType, dequantize_row, quantize_row};
 use crate::host::{Buffer, PartView, Shared};
 
 mod layout;
+mod pair;
 mod prepare;
 
 use layout::{Layout, by_layout};
@@ -34,6 +35,8 @@ use prepare::{BYTE_SUM, RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
 const BLOCK: usize = 32;
 /// Tiles that all tokens meet before the next: what the first-level cache keeps beside a few tokens.
 const TILES_BYTES: usize = 12 << 10;
+/// Up to so many tokens meet one tile at a time, which is read once.
+const ALONE: usize = 8;
 /// Where each tile is used once, how far ahead of its use it is asked for: see `floats.rs`.
 const AHEAD_BYTES: usize = 8 << 10;
 
@@ -116,6 +119,10 @@ impl Int {
         let tile_bytes = blocks * L::BLOCK_BYTES;
         assert!(tiles.end * tile_bytes <= self.data.len() && S::BYTE_OFFSET == self.byte_offset);
         let start = x.start(&tokens, blocks * RECORD);
+        if L::STEPS == 0 && S::REGISTERS >= 32 && tokens.len() > ALONE {
+            let x = Prepared { bytes: &x.bytes[tokens.start * x.stride..], ..x };
+            return pair::Pairs::<L, K> { w: self, x, tiles, tokens, sink, layout: PhantomData }.multiply(isa);
+        }
         // As many tokens at a time as their sums fit the registers, a narrow one and a total each.
         let most = if S::REGISTERS >= 32 { 12 } else { 4 };
         let width = (TILES_BYTES / tile_bytes).max(1);

@@ -413,3 +413,22 @@ fn put_tail(sums: &[f32; TILE], out: &mut [f32], row: usize, finish: Finish<'_>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tile_meets_each_token_in_one_task() {
+        for (tiles, tokens, task_tiles, task_tokens, threads) in
+            [(1, 1, 2, 8, 3), (37, 5, 2, 8, 1), (37, 20, 2, 8, 2), (64, 9, 6, 8, 5), (7, 1, 2, 8, 16)]
+        {
+            let plan = Plan { tiles, tokens, task_tiles, task_tokens, threads };
+            let mut met = vec![0; tiles * tokens];
+            for part in (0..plan.tasks()).map(|task| plan.task(task)) {
+                part.tiles.for_each(|tile| part.tokens.clone().for_each(|token| met[tile * tokens + token] += 1));
+            }
+            assert!(met.iter().all(|times| *times == 1), "{tiles} x {tokens} on {threads}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 /// an array of registers is indexed with must be known to keep it out of memory.
 macro_rules! unrolled {
     ($i:ident in 0..$n:ident $body:block) => {{
-        debug_assert!($n <= 12, "a loop over at most twelve");
+        assert!($n <= 12, "a loop over at most twelve");
         $crate::cpu::simd::unrolled!(@ $i $n $body 0 1 2 3 4 5 6 7 8 9 10 11);
     }};
     (@ $i:ident $n:ident $body:block $($number:literal)*) => {
