@@ -149,7 +149,7 @@ impl Int {
                         }
                     };
                     match count {
-                        12 if S::REGISTERS >= 32 => put::<L, S, K, 12>(isa, at, token, tile, sink),
+                        12 if S::REGISTERS >= 32 && L::STEPS > 0 => put::<L, S, K, 12>(isa, at, token, tile, sink),
                         8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, token, tile, sink),
                         4 => put::<L, S, K, 4>(isa, at, token, tile, sink),
                         2 => put::<L, S, K, 2>(isa, at, token, tile, sink),
@@ -215,6 +215,14 @@ impl<L: Layout, const M: usize> WideKernel for Totals<L, M> {
     }
 }
 
+/// Asks memory for a block.
+#[inline(always)]
+fn ask<L: Layout, S: Wide>(isa: S, block: *const u8) {
+    for line in 0..L::BLOCK_BYTES.div_ceil(64) {
+        isa.prefetch(block.wrapping_add(64 * line));
+    }
+}
+
 /// One tile times `M` tokens.
 ///
 /// # Safety
@@ -231,9 +239,7 @@ unsafe fn totals<L: Layout, S: Wide, const M: usize>(isa: S, at: Operands) -> [S
             let (w, x) = (at.w.add(block * L::BLOCK_BYTES), at.x.add(block * RECORD));
             if block == turn {
                 turn += at.every;
-                for line in 0..L::BLOCK_BYTES.div_ceil(64) {
-                    isa.prefetch(w.wrapping_add(at.ahead + 64 * line));
-                }
+                ask::<L, S>(isa, w.wrapping_add(at.ahead));
             }
             let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
             for share in 0..BLOCK / L::SHARE {

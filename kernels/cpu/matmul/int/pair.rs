@@ -7,14 +7,14 @@ use std::ops::Range;
 
 use super::layout::Layout;
 use super::prepare::{BYTE_SUM, RECORD, SCALE};
-use super::{BLOCK, Int, Operands};
+use super::{BLOCK, Int, Operands, ask};
 use crate::cpu::matmul::packed::{Prepared, Sink, TILE};
 use crate::cpu::simd::{Wide, WideKernel, unrolled};
 
 /// The most tokens of a pair of tiles: two sums each, and two totals.
 const MOST: usize = 6;
 
-/// Some tiles of a matrix times some tokens, more than a pair takes at once.
+/// Some tiles of a matrix times some tokens, more than [`super::ALONE`].
 pub(super) struct Pairs<'a, L, K> {
     /// The matrix.
     pub w: &'a Int,
@@ -37,7 +37,7 @@ impl<L: Layout, K: Sink> Pairs<'_, L, K> {
         let Self { w, x, tiles, tokens, sink, .. } = self;
         let blocks = w.columns / BLOCK;
         let tile_bytes = blocks * L::BLOCK_BYTES;
-        // Parts of even size, of half the most at least: each its share of the next pair to ask memory for.
+        // Parts of even size, of four tokens at least: each asks for its share of the next pair.
         let parts = tokens.len().div_ceil(MOST);
         for tile in tiles.clone().step_by(2) {
             let count = 2.min(tiles.end - tile);
@@ -100,10 +100,8 @@ impl<L: Layout, const M: usize> WideKernel for Pair<L, M> {
                 let x = at.x.add(block * RECORD);
                 if block == turn {
                     turn += at.every;
-                    for line in 0..L::BLOCK_BYTES.div_ceil(64) {
-                        isa.prefetch(w[0].wrapping_add(at.ahead + 64 * line));
-                        isa.prefetch(w[1].wrapping_add(at.ahead + 64 * line));
-                    }
+                    ask::<L, S>(isa, w[0].wrapping_add(at.ahead));
+                    ask::<L, S>(isa, w[1].wrapping_add(at.ahead));
                 }
                 let mut sums = [[isa.splat_i(0); 2]; M];
                 for t in 0..M {
