@@ -12,6 +12,7 @@ use super::chunk::error_text;
 use super::http::{Head, Response};
 use super::idle::Leftover;
 use super::socket::Socket;
+use super::stamps::Stamps;
 use super::{Clock, Target, plain};
 use crate::client::reactor::Tally;
 use crate::records::{End, Failure, Reason, Record};
@@ -151,8 +152,14 @@ impl Exchange {
     }
 
     /// The socket is ready, for one thing or both; `closed` if the server will send no more. Some end, if this was it.
-    pub(crate) fn on_ready(&mut self, closed: bool, buffer: &mut [u8], clock: Clock, tally: &mut Tally) -> Option<End> {
-        let step = self.write(clock).and_then(|()| self.read(closed, buffer, clock, tally));
+    pub(crate) fn on_ready(
+        &mut self,
+        closed: bool,
+        buffer: &mut [u8],
+        stamps: &Stamps,
+        tally: &mut Tally,
+    ) -> Option<End> {
+        let step = self.write(stamps.clock()).and_then(|()| self.read(closed, buffer, stamps, tally));
         match step {
             Ok(false) => None,
             Ok(true) => Some(End::Completed),
@@ -217,9 +224,9 @@ impl Exchange {
     }
 
     /// Reads what is there; true when the answer is whole.
-    fn read(&mut self, closed: bool, buffer: &mut [u8], clock: Clock, tally: &mut Tally) -> Result<bool, Failure> {
+    fn read(&mut self, closed: bool, buffer: &mut [u8], stamps: &Stamps, tally: &mut Tally) -> Result<bool, Failure> {
         loop {
-            let (n, at) = match self.socket().read(buffer, clock) {
+            let (n, at) = match self.socket().read(buffer, stamps) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
@@ -240,7 +247,7 @@ impl Exchange {
         }
     }
 
-    /// Takes the bytes of one read; true when the answer is whole.
+    /// Takes the bytes of one read, which arrived `at`; true when the answer is whole.
     fn take(&mut self, mut bytes: &[u8], at: u64, tally: &mut Tally) -> Result<bool, Failure> {
         if self.response.head().is_none() {
             let taken = self.response.take_head(bytes)?;

@@ -6,9 +6,9 @@ use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::Clock;
 use super::http::{Problem, Response};
 use super::socket::Socket;
+use super::stamps::Stamps;
 
 /// How long a connection waits for the next request. Servers close theirs after some seconds (those of uvicorn, Node and
 /// llama.cpp 5), and a request that crosses the server's end on the wire is lost: this is well before it. Not shorter, since a
@@ -47,9 +47,9 @@ impl Leftover {
     }
 
     /// Reads what is there; `closed` if the server will send no more. Whether the connection is of any further use.
-    pub(super) fn read(&mut self, closed: bool, buffer: &mut [u8], clock: Clock) -> bool {
+    pub(super) fn read(&mut self, closed: bool, buffer: &mut [u8], stamps: &Stamps) -> bool {
         loop {
-            match self.socket.read(buffer, clock) {
+            match self.socket.read(buffer, stamps) {
                 Ok((0, _)) => return false,
                 Ok((n, _)) => {
                     if self.response.take_body(&buffer[..n], |_| Ok::<_, Problem>(())).is_err() {

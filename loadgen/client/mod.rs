@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   run.rs (launcher thread) ─▶ exchange.rs  one request and its answer: a state machine that is told when its socket is ready
-//!                                  │  target.rs address, TLS, head     socket.rs  TCP, or TLS over it; takes the stamps
+//!                                  │  target.rs address, TLS, head     socket.rs  TCP, or TLS over it; stamps.rs  when bytes arrived
 //!                                  │  http.rs   head, body framing     sse.rs ▶ scan.rs, chunk.rs ▶ answer.rs  bytes to tokens to times
 //!                                  ▼
 //!   reactor.rs (reader threads): one epoll each; a ready socket costs one read, and no lock, allocation or formatting
@@ -18,7 +18,8 @@
 //!   one is free and has been for less than four seconds; no request waits for another's connection, and where none is free one is
 //!   opened (`--disable-keepalive`: for every request). TCP_NODELAY is set on each.
 //! - **Sent** is taken before a connection is looked for or opened; **written** when the socket took the first bytes. **A chunk's
-//!   time** is taken when the socket read that completed it returned, below TLS and HTTP, before anything is parsed.
+//!   time** is when the packet that completed it arrived in this machine, as the kernel noted it (`stamps.rs`), whatever
+//!   the reader was doing then; where the system cannot, when the socket read returned. Both are below TLS and HTTP.
 //! - A failed request is never sent again.
 mod answer;
 mod chunk;
@@ -29,6 +30,7 @@ mod reactor;
 mod scan;
 mod socket;
 pub(crate) mod sse;
+mod stamps;
 mod target;
 mod trust;
 

@@ -20,6 +20,7 @@ use super::Clock;
 use super::exchange::{Exchange, Over};
 use super::idle::{Idle, Leftover};
 use super::socket::Socket;
+use super::stamps::Stamps;
 use crate::counters::Counters;
 use crate::records::{End, Failure, Reason};
 use crate::series::GapsOverTime;
@@ -123,7 +124,7 @@ impl Reactors {
             let reactor = Reactor {
                 poll,
                 shared: shared.clone(),
-                clock,
+                stamps: Stamps::new(clock),
                 tally: Tally::new(counters.clone()),
                 ended: ended.clone(),
                 exchanges: FxHashMap::default(),
@@ -194,7 +195,7 @@ impl Reactors {
 struct Reactor {
     poll: Poll,
     shared: Arc<Shared>,
-    clock: Clock,
+    stamps: Stamps,
     tally: Tally,
     ended: Sender<Ended>,
     exchanges: FxHashMap<usize, Box<Exchange>>,
@@ -243,6 +244,7 @@ impl Reactor {
                 }
                 _ => {}
             }
+            self.stamps.check();
             for event in &events {
                 if event.token() != WAKE {
                     let closed = event.is_read_closed() || event.is_error();
@@ -279,7 +281,7 @@ impl Reactor {
     fn on_ready(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
         let Some(exchange) = self.exchanges.get_mut(&index) else {
             if let Some(mut leftover) = self.lingering.remove(&index) {
-                if leftover.read(closed, buffer, self.clock) {
+                if leftover.read(closed, buffer, &self.stamps) {
                     self.rest(index, leftover);
                 }
             } else if self.meet_arrivals() {
@@ -294,7 +296,7 @@ impl Reactor {
         if self.pace >= Pace::Busy {
             exchange.socket().save_acknowledgements();
         }
-        if let Some(end) = exchange.on_ready(closed, buffer, self.clock, &mut self.tally) {
+        if let Some(end) = exchange.on_ready(closed, buffer, &self.stamps, &mut self.tally) {
             self.end(index, end, closed);
         }
     }
@@ -303,8 +305,8 @@ impl Reactor {
         let mut exchange = self.exchanges.remove(&index).expect("an exchange that ends is here");
         self.due.remove(&(exchange.due(), index));
         let is_whole = end == End::Completed && !closed;
-        let leftover = is_whole.then(|| exchange.take_leftover(self.clock)).flatten();
-        let over = exchange.over(end, self.clock);
+        let leftover = is_whole.then(|| exchange.take_leftover(self.stamps.clock())).flatten();
+        let over = exchange.over(end, self.stamps.clock());
         self.tally.counters.on_done(&over.record);
         // Before the launcher hears of the end: what it sends then finds the connection.
         if let Some(leftover) = leftover {
@@ -317,13 +319,13 @@ impl Reactor {
     /// Puts a connection where it waits: for the next request, or for its end.
     fn rest(&mut self, index: usize, leftover: Leftover) {
         match leftover.is_free() {
-            true => self.shared.idle.put(leftover.into_free(self.pace >= Pace::Busy), index, self.clock.now()),
+            true => self.shared.idle.put(leftover.into_free(self.pace >= Pace::Busy), index, self.stamps.clock().now()),
             false => drop(self.lingering.insert(index, leftover)),
         }
     }
 
     fn on_tick(&mut self) {
-        let now = self.clock.now();
+        let now = self.stamps.clock().now();
         if now < self.next_tick {
             return;
         }

@@ -1,12 +1,13 @@
 //! A non-blocking connection: TCP, or TLS over it.
 //!
-//! Owns which bytes are the answer's and when they were read. Knows nothing of HTTP.
+//! Owns which bytes are the answer's and when they arrived. Knows nothing of HTTP.
 use std::io::{self, IoSlice, Read, Write};
 
+use minisgl_kernels::socket;
 use mio::net::TcpStream;
 use rustls::ClientConnection;
 
-use super::Clock;
+use super::stamps::Stamps;
 
 /// A connection; reads and writes end with `WouldBlock` where they would wait.
 pub(crate) enum Socket {
@@ -16,9 +17,15 @@ pub(crate) enum Socket {
     Tls(Box<Tls>),
 }
 
+/// A TCP socket whose arrivals are noted, where the system can.
+struct Tcp {
+    stream: TcpStream,
+    is_noted: bool,
+}
+
 /// A TCP socket, and how it is read.
 pub(crate) struct Plain {
-    tcp: TcpStream,
+    tcp: Tcp,
     /// Whether reads of it leave what they took in the socket's queue.
     peeks: Peeks,
 }
@@ -44,34 +51,36 @@ const MOST_BEHIND: usize = 6 << 10;
 
 /// A TLS session and what it runs over.
 pub(crate) struct Tls {
-    tcp: TcpStream,
+    tcp: Tcp,
     session: ClientConnection,
+    /// When the bytes that the session has taken last arrived.
+    arrived: u64,
 }
 
 impl Socket {
     /// TCP alone.
     pub(crate) fn plain(tcp: TcpStream) -> Self {
-        Self::Plain(Plain { tcp, peeks: Peeks::No })
+        Self::Plain(Plain { tcp: Tcp::new(tcp), peeks: Peeks::No })
     }
 
     /// TLS over `tcp`. What is written before the handshake is over waits in the session.
     pub(crate) fn tls(tcp: TcpStream, mut session: ClientConnection) -> Self {
         session.set_buffer_limit(None); // a request is written whole, and is in memory anyhow
-        Self::Tls(Box::new(Tls { tcp, session }))
+        Self::Tls(Box::new(Tls { tcp: Tcp::new(tcp), session, arrived: 0 }))
     }
 
     /// The TCP socket, to be registered.
     pub(crate) fn tcp(&mut self) -> &mut TcpStream {
         match self {
-            Self::Plain(plain) => &mut plain.tcp,
-            Self::Tls(tls) => &mut tls.tcp,
+            Self::Plain(plain) => &mut plain.tcp.stream,
+            Self::Tls(tls) => &mut tls.tcp.stream,
         }
     }
 
     /// Writes as much as is taken now.
     pub(crate) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Plain(plain) => not_yet(plain.tcp.write_vectored(slices)),
+            Self::Plain(plain) => not_yet(plain.tcp.stream.write_vectored(slices)),
             Self::Tls(tls) => tls.session.writer().write_vectored(slices),
         }
     }
@@ -80,7 +89,7 @@ impl Socket {
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         let Self::Tls(tls) = self else { return Ok(true) };
         while tls.session.wants_write() {
-            match not_yet(tls.session.write_tls(&mut tls.tcp)) {
+            match not_yet(tls.session.write_tls(&mut tls.tcp.stream)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -89,11 +98,11 @@ impl Socket {
         Ok(!tls.session.is_handshaking())
     }
 
-    /// Reads some of the answer's bytes, and says when the socket gave them. 0 bytes are the end.
-    pub(crate) fn read(&mut self, buffer: &mut [u8], clock: Clock) -> io::Result<(usize, u64)> {
+    /// Reads some of the answer's bytes, and says when the last of them arrived. 0 bytes are the end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8], stamps: &Stamps) -> io::Result<(usize, u64)> {
         match self {
-            Self::Plain(plain) => plain.read(buffer, clock),
-            Self::Tls(tls) => tls.read(buffer, clock),
+            Self::Plain(plain) => plain.read(buffer, stamps),
+            Self::Tls(tls) => tls.read(buffer, stamps),
         }
     }
 
@@ -130,14 +139,29 @@ impl Socket {
     }
 }
 
-impl Plain {
-    fn read(&mut self, buffer: &mut [u8], clock: Clock) -> io::Result<(usize, u64)> {
-        let Peeks::Behind(behind) = self.peeks else {
-            let n = self.tcp.read(buffer)?;
-            return Ok((n, clock.now()));
+impl Tcp {
+    fn new(stream: TcpStream) -> Self {
+        let is_noted = socket::stamp_arrivals(&stream).is_ok();
+        Self { stream, is_noted }
+    }
+
+    /// Takes bytes, or looks at them; how many, and when the last arrived.
+    fn receive(&mut self, buffer: &mut [u8], peek: bool, stamps: &Stamps) -> io::Result<(usize, u64)> {
+        let (n, arrived) = match (self.is_noted, peek) {
+            (true, _) => socket::receive(&self.stream, buffer, peek)?,
+            (false, true) => (self.stream.peek(buffer)?, None),
+            (false, false) => (self.stream.read(buffer)?, None),
         };
-        let n = self.tcp.peek(buffer)?;
-        let at = clock.now();
+        Ok((n, stamps.of(arrived)))
+    }
+}
+
+impl Plain {
+    fn read(&mut self, buffer: &mut [u8], stamps: &Stamps) -> io::Result<(usize, u64)> {
+        let Peeks::Behind(behind) = self.peeks else {
+            return self.tcp.receive(buffer, false, stamps);
+        };
+        let (n, at) = self.tcp.receive(buffer, true, stamps)?;
         self.peeks = Peeks::Behind(behind + n);
         if behind + n >= MOST_BEHIND {
             self.catch_up()?;
@@ -147,7 +171,7 @@ impl Plain {
 
     fn start_to_peek(&mut self) {
         if matches!(self.peeks, Peeks::No) {
-            self.peeks = match minisgl_kernels::socket::peek_onwards(&self.tcp, true) {
+            self.peeks = match socket::peek_onwards(&self.tcp.stream, true) {
                 Ok(()) => Peeks::Behind(0),
                 Err(_) => Peeks::Cannot,
             };
@@ -156,7 +180,7 @@ impl Plain {
 
     fn stop_peeking(&mut self) {
         if let Peeks::Behind(0) = self.peeks
-            && minisgl_kernels::socket::peek_onwards(&self.tcp, false).is_ok()
+            && socket::peek_onwards(&self.tcp.stream, false).is_ok()
         {
             self.peeks = Peeks::No;
         }
@@ -168,7 +192,7 @@ impl Plain {
         let mut scratch = [0; 4096];
         while *behind > 0 {
             // The kernel moves the place where the next look begins back by as much.
-            let n = self.tcp.read(&mut scratch[..(*behind).min(4096)])?;
+            let n = self.tcp.stream.read(&mut scratch[..(*behind).min(4096)])?;
             *behind -= n;
             if n == 0 {
                 return Ok(());
@@ -179,32 +203,46 @@ impl Plain {
 }
 
 impl Tls {
-    fn read(&mut self, buffer: &mut [u8], clock: Clock) -> io::Result<(usize, u64)> {
-        let mut at = clock.now();
+    fn read(&mut self, buffer: &mut [u8], stamps: &Stamps) -> io::Result<(usize, u64)> {
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // A peer that closes without saying so in TLS: HTTP's own framing tells whether anything is missing.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((0, at)),
-                other => return other.map(|n| (n, at)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((0, self.arrived)),
+                other => return other.map(|n| (n, self.arrived)),
             }
-            let n = self.session.read_tls(&mut self.tcp)?;
-            at = clock.now();
-            self.session.process_new_packets().map_err(io::Error::other)?;
-            if n == 0 && self.session.is_handshaking() {
+            let Self { tcp, session, arrived } = self;
+            let n = session.read_tls(&mut Received { tcp, stamps, arrived })?;
+            session.process_new_packets().map_err(io::Error::other)?;
+            if n == 0 && session.is_handshaking() {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "the connection closed within the TLS handshake",
                 ));
             }
             // The handshake and key updates have answers.
-            if self.session.wants_write() {
-                match not_yet(self.session.write_tls(&mut self.tcp)) {
+            if session.wants_write() {
+                match not_yet(session.write_tls(&mut tcp.stream)) {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                     _ => {}
                 }
             }
         }
+    }
+}
+
+/// A socket as a session reads it, which notes when what it took arrived.
+struct Received<'a> {
+    tcp: &'a mut Tcp,
+    stamps: &'a Stamps,
+    arrived: &'a mut u64,
+}
+
+impl Read for Received<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (n, at) = self.tcp.receive(buffer, false, self.stamps)?;
+        *self.arrived = at;
+        Ok(n)
     }
 }
 

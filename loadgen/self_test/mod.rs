@@ -1,6 +1,6 @@
 //! The load generator measured: its own error, CPU and memory, against a server of known timings in another process.
 //!
-//! Owns the steps and what is compared. The server's clock is the truth: its times from having read a request to writing
+//! Owns the steps and what is compared. The server's clock is the truth: its times from a request's arrival to writing
 //! the first token, and between tokens. What is reported beyond that is the load generator's error, with the network's and
 //! the sockets' share in it, on a machine that both share.
 mod bounds;
@@ -77,6 +77,8 @@ struct Outcome {
     achieved_requested: Option<f64>,
     /// Of the server's arrivals: standard deviation of the gaps over their mean.
     arrival_cv: Option<f64>,
+    /// How long requests lay in the server's sockets until it read them.
+    server_read_lag_ms_p99: f64,
     client_cpu_share: f64,
     client_cpu_us_per_chunk: f64,
     server_cpu_us_per_chunk: f64,
@@ -290,6 +292,7 @@ fn compare(what: What, ledger: &Ledger, truth: &Value) -> Outcome {
         lag_ms_max: lags.last().map(|&lag| lag as f64 / 1e6),
         achieved_requested: achieved_requested(&ledger.records.iter().collect::<Vec<_>>()),
         arrival_cv: truth["arrival_cv"].as_f64(),
+        server_read_lag_ms_p99: Figures::read(&truth["read_lag_ns"]).p99 / 1e6,
         client_cpu_share: cost.cpu_s / cost.wall_s,
         client_cpu_us_per_chunk: cost.cpu_s * 1e6 / chunks,
         server_cpu_us_per_chunk: truth["cpu_s"].as_f64().unwrap_or(0.0) * 1e6 / chunks,

@@ -1,13 +1,15 @@
-//! A server of known timings: every answer's first token comes so long after its request was read, and each next one so
+//! A server of known timings: every answer's first token comes so long after its request arrived, and each next one so
 //! long after the one before.
 //!
-//! Owns the timings and the truth about them, by its own clock. It is as cheap as a server can be (one thread, one epoll,
+//! Owns the timings and the truth about them, by its own clock. A request arrives when the kernel has the last of its bytes
+//! (`SO_TIMESTAMPNS`), or where the system does not note that, when it is read: what it waits in the socket is time that a
+//! server takes, and is published too (`read_lag`). It is as cheap as a server can be (one thread, one epoll,
 //! one write a token), so that on a small machine it leaves the load generator the other core. It shares no code with the
 //! client that it tests, nor with minisgl's own server.
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -28,8 +30,7 @@ const LONGEST_REQUEST: usize = 16 << 20;
 /// Most tokens of an answer.
 const MOST_TOKENS: u64 = 1_000_000;
 
-/// A wait below this is slept, since an epoll counts in milliseconds; in naps, since a request that came must be read: the
-/// time until then is no part of the truth, and would be taken for the client's error.
+/// A wait below this is slept, since an epoll counts in milliseconds; in naps, since a request that came is to be read.
 const SHORT: Duration = Duration::from_millis(2);
 const NAP: Duration = Duration::from_micros(100);
 
@@ -63,6 +64,8 @@ struct Connection {
     socket: TcpStream,
     /// Bytes of a request that is not whole yet.
     request: Vec<u8>,
+    /// When the last of them arrived.
+    arrived: Instant,
     /// Bytes that the socket has not taken.
     unsent: Vec<u8>,
     stream: Option<Stream>,
@@ -71,7 +74,7 @@ struct Connection {
 
 /// An answer on its way.
 struct Stream {
-    read_at: Instant,
+    arrived: Instant,
     first_at: Option<Instant>,
     sent: u64,
     tokens: u64,
@@ -82,8 +85,10 @@ struct Stream {
 /// What was really so, by this server's clock; nanoseconds.
 #[derive(Default)]
 struct Truth {
-    /// When requests were read.
+    /// When requests arrived.
     arrivals: Vec<u64>,
+    /// How much later they were read.
+    read_lag: Vec<u64>,
     ttft: Vec<u64>,
     /// (last − first) / (tokens − 1)
     tpot: Vec<u64>,
@@ -96,6 +101,8 @@ impl Server {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        // Connections that it accepts do as it does; a system that cannot counts from the read.
+        let _ = minisgl_kernels::socket::stamp_arrivals(&socket);
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
         socket.listen(BACKLOG)?;
         let mut listener = TcpListener::from_std(socket.into());
@@ -121,7 +128,7 @@ impl Server {
 
     /// Serves for good.
     pub(super) fn run(mut self) -> io::Result<()> {
-        // A request that waits to be read is no part of the truth; a system that cannot gives turns as ever.
+        // Tokens are to be sent when they are due; a system that cannot gives turns as ever.
         let _ = minisgl_kernels::thread::prefer_short_turns(NAP);
         let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 64 << 10]);
         loop {
@@ -169,7 +176,14 @@ impl Server {
             let id = self.next_id;
             self.next_id += 1;
             self.poll.registry().register(&mut socket, Token(id), Interest::READABLE | Interest::WRITABLE)?;
-            let connection = Connection { socket, request: Vec::new(), unsent: Vec::new(), stream: None, close: false };
+            let connection = Connection {
+                socket,
+                request: Vec::new(),
+                arrived: self.start,
+                unsent: Vec::new(),
+                stream: None,
+                close: false,
+            };
             self.connections.insert(id, connection);
             self.on_ready(id, buffer); // the request is often there already
         }
@@ -182,9 +196,12 @@ impl Server {
             return;
         }
         loop {
-            match connection.socket.read(buffer) {
-                Ok(0) => break,
-                Ok(n) => connection.request.extend_from_slice(&buffer[..n]),
+            match receive(&mut connection.socket, buffer) {
+                Ok((0, _)) => break,
+                Ok((n, arrived)) => {
+                    connection.request.extend_from_slice(&buffer[..n]);
+                    connection.arrived = arrived;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.on_request(id);
                     return;
@@ -223,15 +240,16 @@ impl Server {
                 connection.send_json(&json!({"object": "list", "data": [model]}))
             }
             "POST /v1/chat/completions" | "POST /v1/completions" => {
-                let now = Instant::now();
+                let arrived = connection.arrived;
                 let said: Asked = serde_json::from_slice(&body).unwrap_or_default();
                 let asked = said.max_completion_tokens.or(said.max_tokens);
                 let tokens = asked.unwrap_or(self.timings.tokens).clamp(1, MOST_TOKENS);
                 let is_chat = request.target.contains("chat");
                 let stream =
-                    Stream { read_at: now, first_at: None, sent: 0, tokens, is_chat, prompt_bytes: body.len() };
-                self.truth.arrivals.push(now.duration_since(self.start).as_nanos() as u64);
-                self.first.push_back((now + self.timings.ttft, id));
+                    Stream { arrived, first_at: None, sent: 0, tokens, is_chat, prompt_bytes: body.len() };
+                self.truth.arrivals.push(arrived.duration_since(self.start).as_nanos() as u64);
+                self.truth.read_lag.push(arrived.elapsed().as_nanos() as u64);
+                put_in_order(&mut self.first, arrived + self.timings.ttft, id);
                 connection.stream = Some(stream);
                 Ok(()) // the head goes out with the first token, as it does from servers that may still refuse
             }
@@ -306,7 +324,7 @@ impl Connection {
         let stream = self.stream.as_mut().expect("a stream that is due");
         let now = Instant::now();
         let first_at = *stream.first_at.get_or_insert_with(|| {
-            truth.ttft.push(now.duration_since(stream.read_at).as_nanos() as u64);
+            truth.ttft.push(now.duration_since(stream.arrived).as_nanos() as u64);
             now
         });
         let is_first = stream.sent == 0;
@@ -336,6 +354,29 @@ impl Connection {
         self.send(&[end.as_slice(), b"0\r\n\r\n"].concat())?;
         Ok(false)
     }
+}
+
+/// Puts a stream where its time is: nearly always last, since requests are read nearly in the order in which they arrived.
+fn put_in_order(streams: &mut VecDeque<(Instant, usize)>, due: Instant, id: usize) {
+    let later = streams.iter().rev().take_while(|(other, _)| *other > due).count();
+    streams.insert(streams.len() - later, (due, id));
+}
+
+/// Reads, and tells when the last of the bytes arrived.
+fn receive(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Instant)> {
+    /// Looks at both clocks: those between which nothing came are this close.
+    const CLOSE: Duration = Duration::from_micros(20);
+    let (n, noted) = match minisgl_kernels::socket::receive(socket, buffer, false) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => (socket.read(buffer)?, None),
+        other => other?,
+    };
+    let Some(noted) = noted else { return Ok((n, Instant::now())) };
+    let looks = (0..100).map(|_| (Instant::now(), SystemTime::now(), Instant::now()));
+    let arrived = looks.filter(|(before, _, after)| *after - *before <= CLOSE).find_map(|(before, system, _)| {
+        let age = system.duration_since(SystemTime::UNIX_EPOCH + noted).unwrap_or_default();
+        before.checked_sub(age)
+    });
+    Ok((n, arrived.unwrap_or_else(Instant::now)))
 }
 
 /// A token as servers send it, with the framing of its chunk.
@@ -414,6 +455,7 @@ impl Truth {
         let cv = (gaps.len() > 1 && mean > 0.0).then(|| variance.sqrt() / mean);
         json!({
             "requests": self.arrivals.len(), "arrival_cv": cv, "cpu_s": crate::sampler::cpu_s(),
+            "read_lag_ns": super::Figures::of(self.read_lag).json(),
             "ttft_ns": super::Figures::of(self.ttft).json(), "tpot_ns": super::Figures::of(self.tpot).json(),
         })
     }
