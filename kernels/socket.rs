@@ -72,7 +72,7 @@ pub fn receive(
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(control) = header.as_ref() {
             if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS)
-                && control.cmsg_len as usize >= libc::CMSG_LEN(size_of::<libc::timespec>() as u32) as usize
+                && control.cmsg_len >= libc::CMSG_LEN(size_of::<libc::timespec>() as u32) as _
             {
                 let time = libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned();
                 arrived = Some(Duration::new(time.tv_sec as u64, time.tv_nsec as u32));
@@ -81,6 +81,18 @@ pub fn receive(
         }
     }
     Ok((n, arrived))
+}
+
+/// Throws away at most `most` of the bytes that wait in a TCP `socket`, without copying them (`MSG_TRUNC`): how many.
+///
+/// # Errors
+/// As those of a read; `WouldBlock` where the socket would wait.
+#[cfg(target_os = "linux")]
+pub fn discard(socket: &impl std::os::fd::AsRawFd, most: usize) -> io::Result<usize> {
+    // SAFETY: the descriptor is open while `socket` is borrowed. With this flag TCP writes nothing; what is no TCP socket finds
+    // no buffer to write to, which is an error of the call.
+    let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), most, libc::MSG_TRUNC) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
 /// Other systems have no such option.
@@ -98,6 +110,15 @@ pub fn peek_onwards<S>(_socket: &S, _onwards: bool) -> io::Result<()> {
 /// Always.
 #[cfg(not(target_os = "linux"))]
 pub fn stamp_arrivals<S>(_socket: &S) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Other systems cannot.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn discard<S>(_socket: &S, _most: usize) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -132,8 +153,9 @@ mod tests {
         sender.write_all(b"second").unwrap();
         let n = receiver.peek(&mut buffer).unwrap();
         assert_eq!(&buffer[..n], b"second");
-        receiver.read_exact(&mut buffer[..11]).unwrap();
-        assert_eq!(&buffer[..11], b"firstsecond");
+        receiver.read_exact(&mut buffer[..5]).unwrap();
+        assert_eq!(&buffer[..5], b"first");
+        assert_eq!(discard(&receiver, 6).unwrap(), 6);
         sender.write_all(b"third").unwrap();
         let n = receiver.peek(&mut buffer).unwrap();
         assert_eq!(&buffer[..n], b"third");
@@ -143,6 +165,25 @@ mod tests {
             assert_eq!(&buffer[..n], b"third");
         }
     }
+    #[test]
+    fn what_is_discarded_is_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut receiver = listener.accept().unwrap().0;
+        sender.write_all(b"thrown away, read").unwrap();
+        let mut buffer = [0; 32];
+        while receiver.peek(&mut buffer).unwrap() < 17 {}
+        assert_eq!(discard(&receiver, 13).unwrap(), 13);
+        let n = receiver.read(&mut buffer).unwrap();
+        assert_eq!(&buffer[..n], b"read");
+        receiver.set_nonblocking(true).unwrap();
+        assert_eq!(discard(&receiver, 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        // What has messages in place of a stream is refused.
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        datagrams.send_to(b"one", datagrams.local_addr().unwrap()).unwrap();
+        assert!(discard(&datagrams, 3).is_err());
+    }
+
     #[test]
     fn bytes_arrive_when_they_are_sent_however_late_they_are_read() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

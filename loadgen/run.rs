@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use minisgl_config::loadgen::settings::Endpoint;
 
-use crate::client::{Clock, Ended, Exchange, Keep, Outgoing, Reactors, Target};
+use crate::client::{Clock, Ended, Ends, Exchange, Keep, Outgoing, Reactors, Target};
 use crate::counters::Counters;
 use crate::interrupt::Interrupt;
 use crate::records::{End, Failure, Interrupted, Ledger, Reason, Record};
@@ -92,7 +92,10 @@ fn run(options: RunOptions<'_>, supply: Option<Supply>) -> io::Result<Ledger> {
     let clock = Clock::starting(start);
     let started_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let (sender, ended) = mpsc::channel();
-    let reactors = Reactors::start(options.threads.max(1), clock, &options.counters, &sender)?;
+    let is_waited_for =
+        options.places.is_some() || options.jobs.iter().any(|job| matches!(job.start, Start::After { .. }));
+    let ends_are = if is_waited_for { Ends::AreWaitedFor } else { Ends::AreCounted };
+    let reactors = Reactors::start(options.threads.max(1), clock, &options.counters, &sender, ends_are)?;
     drop(sender);
     let sampler = Sampler::start(clock, options.counters.clone());
     let counters = options.counters.clone();

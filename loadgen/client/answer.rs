@@ -20,7 +20,6 @@ pub(crate) struct Answer {
     endpoint: Endpoint,
     events_left: u64,
     done: bool,
-    form: Form,
     /// Its text, JSON-escaped, where it is kept.
     text: Option<Vec<u8>>,
     /// The time of every event but `[DONE]`, where they are kept.
@@ -51,10 +50,14 @@ impl Answer {
                 n => EVENTS_A_TOKEN * n as u64 + EVENTS_BESIDES,
             },
             done: false,
-            form: Form::default(),
             text: keep.text.then(Vec::new),
             tics: keep.tics.then(Vec::new),
         }
+    }
+
+    /// See `Exchange::touch`.
+    pub(super) fn touch(&self) -> u64 {
+        self.events_left + self.parser.is_inside_event() as u64 + self.tics.is_some() as u64
     }
 
     /// Takes the bytes that a read at `at` brought.
@@ -113,7 +116,7 @@ impl Answer {
             return Ok(());
         }
         if event.name.is_empty()
-            && let Some(more) = self.form.plain_text(event.data)
+            && let Some(more) = seen.form.plain_text(event.data)
         {
             if let Some(text) = &mut self.text {
                 text.extend_from_slice(more);
@@ -180,10 +183,12 @@ impl Answer {
     }
 }
 
-/// Where an answer's figures go.
+/// Where an answer's figures go, and what is known of its events.
 pub(crate) struct Seen<'a> {
     pub(crate) record: &'a mut Record,
     pub(crate) tally: &'a mut Tally,
+    /// Of the events that the thread has read.
+    pub(crate) form: &'a mut Form,
 }
 
 #[cfg(test)]
@@ -211,7 +216,8 @@ mod tests {
     fn read(endpoint: Endpoint, reads: &[&str]) -> Read {
         let (mut record, mut tally) = (Record::default(), Tally::unseen());
         let mut answer = Answer::new(endpoint, 4, Keep { text: true, tics: true });
-        let mut seen = Seen { record: &mut record, tally: &mut tally };
+        let mut form = Form::default();
+        let mut seen = Seen { record: &mut record, tally: &mut tally, form: &mut form };
         let times = (1..).map(|ms| ms * 1_000_000);
         let read = reads.iter().zip(times).try_for_each(|(read, at)| answer.read(read.as_bytes(), at, &mut seen));
         let ended = read.and_then(|()| answer.end(&record, None)).map_err(|failure| failure.reason);

@@ -11,10 +11,10 @@ use super::answer::{Answer, Keep, Seen};
 use super::chunk::error_text;
 use super::http::{Head, Response};
 use super::idle::Leftover;
+use super::scan::Form;
 use super::socket::Socket;
-use super::stamps::Stamps;
 use super::{Clock, Target, plain};
-use crate::client::reactor::Tally;
+use crate::client::reactor::{Tally, Tools};
 use crate::records::{End, Failure, Reason, Record};
 
 /// Most of an error's body that is read.
@@ -151,15 +151,18 @@ impl Exchange {
         (self.deadline <= now).then(|| End::Failed(failure()))
     }
 
+    /// Looks at what a read will need, in each part of memory where it lies; the result means nothing. Many at a time, the
+    /// waits for memory overlap.
+    pub(crate) fn touch(&self) -> u64 {
+        let Self { socket, outgoing, response, answer, record, .. } = self;
+        let socket = u64::from(socket.as_ref().is_some_and(Socket::is_plain));
+        let record = record.first_token.is_some() as u64 + record.chunks + record.sent;
+        socket + outgoing.len() as u64 + response.touch() + answer.touch() + record
+    }
+
     /// The socket is ready, for one thing or both; `closed` if the server will send no more. Some end, if this was it.
-    pub(crate) fn on_ready(
-        &mut self,
-        closed: bool,
-        buffer: &mut [u8],
-        stamps: &Stamps,
-        tally: &mut Tally,
-    ) -> Option<End> {
-        let step = self.write(stamps.clock()).and_then(|()| self.read(closed, buffer, stamps, tally));
+    pub(crate) fn on_ready(&mut self, closed: bool, tools: &mut Tools, tally: &mut Tally) -> Option<End> {
+        let step = self.write(tools.stamps.clock()).and_then(|()| self.read(closed, tools, tally));
         match step {
             Ok(false) => None,
             Ok(true) => Some(End::Completed),
@@ -224,7 +227,8 @@ impl Exchange {
     }
 
     /// Reads what is there; true when the answer is whole.
-    fn read(&mut self, closed: bool, buffer: &mut [u8], stamps: &Stamps, tally: &mut Tally) -> Result<bool, Failure> {
+    fn read(&mut self, closed: bool, tools: &mut Tools, tally: &mut Tally) -> Result<bool, Failure> {
+        let Tools { buffer, stamps, form } = tools;
         loop {
             let (n, at) = match self.socket().read(buffer, stamps) {
                 Ok(read) => read,
@@ -236,7 +240,7 @@ impl Exchange {
             if n == 0 {
                 return self.on_close(None).map(|()| true);
             }
-            if self.take(&buffer[..n], at, tally)? {
+            if self.take(&buffer[..n], at, form, tally)? {
                 return Ok(true);
             }
             // An edge-triggered socket that gave less than it was asked for is empty; an end that came with the data shows
@@ -248,7 +252,7 @@ impl Exchange {
     }
 
     /// Takes the bytes of one read, which arrived `at`; true when the answer is whole.
-    fn take(&mut self, mut bytes: &[u8], at: u64, tally: &mut Tally) -> Result<bool, Failure> {
+    fn take(&mut self, mut bytes: &[u8], at: u64, form: &mut Form, tally: &mut Tally) -> Result<bool, Failure> {
         if self.response.head().is_none() {
             let taken = self.response.take_head(bytes)?;
             bytes = &bytes[taken..];
@@ -263,7 +267,7 @@ impl Exchange {
         }
         let is_answer = self.response.head().is_some_and(|head| (200..300).contains(&head.status));
         let (answer, error_body) = (&mut self.answer, &mut self.error_body);
-        let mut seen = Seen { record: &mut self.record, tally };
+        let mut seen = Seen { record: &mut self.record, tally, form };
         self.response.take_body(bytes, |body| {
             if is_answer {
                 return answer.read(body, at, &mut seen);

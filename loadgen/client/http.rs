@@ -69,6 +69,11 @@ impl Response {
         self.head.as_ref()
     }
 
+    /// See `Exchange::touch`.
+    pub(super) fn touch(&self) -> u64 {
+        self.has_ended() as u64 + self.head.as_ref().map_or(0, |head| u64::from(head.status))
+    }
+
     /// Whether anything came.
     pub(crate) fn has_begun(&self) -> bool {
         self.head.is_some() || !self.pending.is_empty()

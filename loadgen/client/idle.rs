@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::http::{Problem, Response};
+use super::reactor::Tools;
 use super::socket::Socket;
-use super::stamps::Stamps;
 
 /// How long a connection waits for the next request. Servers close theirs after some seconds (those of uvicorn, Node and
 /// llama.cpp 5), and a request that crosses the server's end on the wire is lost: this is well before it. Not shorter, since a
@@ -47,7 +47,8 @@ impl Leftover {
     }
 
     /// Reads what is there; `closed` if the server will send no more. Whether the connection is of any further use.
-    pub(super) fn read(&mut self, closed: bool, buffer: &mut [u8], stamps: &Stamps) -> bool {
+    pub(super) fn read(&mut self, closed: bool, tools: &mut Tools) -> bool {
+        let Tools { buffer, stamps, .. } = tools;
         loop {
             match self.socket.read(buffer, stamps) {
                 Ok((0, _)) => return false,

@@ -36,7 +36,7 @@ mod trust;
 
 pub(crate) use answer::Keep;
 pub(crate) use exchange::{Exchange, Outgoing};
-pub(crate) use reactor::{Ended, Reactors};
+pub(crate) use reactor::{Ended, Ends, Reactors};
 pub(crate) use target::{HeadOptions, Target};
 pub(crate) use trust::Trust;
 

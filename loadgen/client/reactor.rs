@@ -19,6 +19,7 @@ use rustc_hash::FxHashMap;
 use super::Clock;
 use super::exchange::{Exchange, Over};
 use super::idle::{Idle, Leftover};
+use super::scan::Form;
 use super::socket::Socket;
 use super::stamps::Stamps;
 use crate::counters::Counters;
@@ -77,6 +78,15 @@ impl Tally {
     }
 }
 
+/// What a thread reads with.
+pub(crate) struct Tools {
+    /// Where the bytes of a read go.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) stamps: Stamps,
+    /// Of the events that were read.
+    pub(crate) form: Form,
+}
+
 /// The reading threads of one run.
 pub(crate) struct Reactors {
     threads: Vec<Reading>,
@@ -110,6 +120,7 @@ impl Reactors {
         clock: Clock,
         counters: &Arc<Counters>,
         ended: &Sender<Ended>,
+        ends_are: Ends,
     ) -> io::Result<Self> {
         let start = |_| {
             let poll = Poll::new()?;
@@ -124,12 +135,14 @@ impl Reactors {
             let reactor = Reactor {
                 poll,
                 shared: shared.clone(),
-                stamps: Stamps::new(clock),
+                tools: Tools { buffer: vec![0; BUFFER], stamps: Stamps::new(clock), form: Form::default() },
                 tally: Tally::new(counters.clone()),
                 ended: ended.clone(),
                 exchanges: FxHashMap::default(),
                 due: BTreeSet::new(),
                 reads: 0,
+                ends: 0,
+                ends_are,
                 pace: Pace::Calm,
                 next_tick: 0,
                 lingering: FxHashMap::default(),
@@ -195,14 +208,16 @@ impl Reactors {
 struct Reactor {
     poll: Poll,
     shared: Arc<Shared>,
-    stamps: Stamps,
+    tools: Tools,
     tally: Tally,
     ended: Sender<Ended>,
     exchanges: FxHashMap<usize, Box<Exchange>>,
     /// Their deadlines and cancellations, by time.
     due: BTreeSet<(u64, usize)>,
-    /// Reads since the last tick, and what those of the tick before it were.
+    /// Reads and ends since the last tick, and what those of the tick before it made of it.
     reads: u32,
+    ends: u32,
+    ends_are: Ends,
     pace: Pace,
     /// When deadlines and lingering sockets are looked at next.
     next_tick: u64,
@@ -219,8 +234,8 @@ enum Pace {
     Calm,
     /// [`BUSY`]: it reads sparingly.
     Busy,
-    /// [`HURRIED`]: it also lets events gather.
-    Hurried,
+    /// It also lets events gather: see [`Ends::nap`].
+    Gathering,
 }
 
 /// Reads a tick (15,000 a second) from which a thread reads sparingly (`socket.rs`). Below it there is time to spare, and a server
@@ -228,14 +243,32 @@ enum Pace {
 /// clients meet it.
 const BUSY: u32 = 300;
 
-/// Reads a tick (45,000 a second) from which a thread naps between two waits: a wake-up for one or two chunks costs as much
-/// as reading them. A stamp is late by at most the nap, by half of it in the mean.
-const HURRIED: u32 = 900;
-const NAP: Duration = Duration::from_micros(200);
+/// Whether something waits for an answer's end: the next request of a closed loop, the next turn of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    AreWaitedFor,
+    AreCounted,
+}
+
+impl Ends {
+    /// How long a busy thread sleeps between two waits: a wake-up for one or two chunks costs as much as reading them. Only
+    /// where arrivals are noted, so that no stamp is late for it. Ends are, by up to this.
+    fn nap(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::AreWaitedFor => 1,
+            Self::AreCounted => 4,
+        })
+    }
+
+    /// Whether there are so few ends among the reads that what waits for them may wait for a nap as well.
+    fn are_rare(self, ends: u32, reads: u32) -> bool {
+        self == Self::AreCounted || reads / 16 >= ends
+    }
+}
 
 impl Reactor {
     fn run(mut self) -> Tally {
-        let (mut events, mut buffer) = (Events::with_capacity(EVENTS), vec![0; BUFFER]);
+        let mut events = Events::with_capacity(EVENTS);
         loop {
             match self.poll.poll(&mut events, Some(TICK)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -244,19 +277,21 @@ impl Reactor {
                 }
                 _ => {}
             }
-            self.stamps.check();
+            self.tools.stamps.check();
+            let ready = events.iter().filter_map(|event| self.exchanges.get(&event.token().0));
+            std::hint::black_box(ready.fold(0, |all, exchange| exchange.touch() ^ all));
             for event in &events {
                 if event.token() != WAKE {
                     let closed = event.is_read_closed() || event.is_error();
-                    self.on_ready(event.token().0, closed, &mut buffer);
+                    self.on_ready(event.token().0, closed);
                 }
             }
             self.on_tick();
             if self.shared.leaving.load(Ordering::Acquire) {
                 self.end_all(|| End::Cancelled);
             }
-            if self.pace == Pace::Hurried {
-                std::thread::sleep(NAP);
+            if self.pace == Pace::Gathering {
+                std::thread::sleep(self.ends_are.nap());
             }
             if self.shared.closed.load(Ordering::Acquire) && self.exchanges.is_empty() {
                 self.meet_arrivals();
@@ -278,14 +313,14 @@ impl Reactor {
         any
     }
 
-    fn on_ready(&mut self, index: usize, closed: bool, buffer: &mut [u8]) {
+    fn on_ready(&mut self, index: usize, closed: bool) {
         let Some(exchange) = self.exchanges.get_mut(&index) else {
             if let Some(mut leftover) = self.lingering.remove(&index) {
-                if leftover.read(closed, buffer, &self.stamps) {
+                if leftover.read(closed, &mut self.tools) {
                     self.rest(index, leftover);
                 }
             } else if self.meet_arrivals() {
-                self.on_ready(index, closed, buffer);
+                self.on_ready(index, closed);
             } else {
                 // The server has closed it, or says what nobody asked for; or it ended at a deadline in this round.
                 self.shared.idle.remove(index);
@@ -296,17 +331,18 @@ impl Reactor {
         if self.pace >= Pace::Busy {
             exchange.socket().save_acknowledgements();
         }
-        if let Some(end) = exchange.on_ready(closed, buffer, &self.stamps, &mut self.tally) {
+        if let Some(end) = exchange.on_ready(closed, &mut self.tools, &mut self.tally) {
             self.end(index, end, closed);
         }
     }
 
     fn end(&mut self, index: usize, end: End, closed: bool) {
+        self.ends += 1;
         let mut exchange = self.exchanges.remove(&index).expect("an exchange that ends is here");
         self.due.remove(&(exchange.due(), index));
         let is_whole = end == End::Completed && !closed;
-        let leftover = is_whole.then(|| exchange.take_leftover(self.stamps.clock())).flatten();
-        let over = exchange.over(end, self.stamps.clock());
+        let leftover = is_whole.then(|| exchange.take_leftover(self.tools.stamps.clock())).flatten();
+        let over = exchange.over(end, self.tools.stamps.clock());
         self.tally.counters.on_done(&over.record);
         // Before the launcher hears of the end: what it sends then finds the connection.
         if let Some(leftover) = leftover {
@@ -319,23 +355,28 @@ impl Reactor {
     /// Puts a connection where it waits: for the next request, or for its end.
     fn rest(&mut self, index: usize, leftover: Leftover) {
         match leftover.is_free() {
-            true => self.shared.idle.put(leftover.into_free(self.pace >= Pace::Busy), index, self.stamps.clock().now()),
+            true => self.shared.idle.put(
+                leftover.into_free(self.pace >= Pace::Busy),
+                index,
+                self.tools.stamps.clock().now(),
+            ),
             false => drop(self.lingering.insert(index, leftover)),
         }
     }
 
     fn on_tick(&mut self) {
-        let now = self.stamps.clock().now();
+        let now = self.tools.stamps.clock().now();
         if now < self.next_tick {
             return;
         }
         // A tick that was waited for longer than it should is no measure of it, but then there is nothing to save.
+        let may_gather = self.tools.stamps.are_noted() && self.ends_are.are_rare(self.ends, self.reads);
         self.pace = match self.reads {
-            HURRIED.. => Pace::Hurried,
+            BUSY.. if may_gather => Pace::Gathering,
             BUSY.. => Pace::Busy,
             _ => Pace::Calm,
         };
-        self.reads = 0;
+        (self.reads, self.ends) = (0, 0);
         self.next_tick = now + TICK.as_nanos() as u64;
         self.meet_if_any();
         while let Some(&(at, index)) = self.due.first() {

@@ -3,36 +3,64 @@
 //!
 //! Owns a scan of an event's bytes that either is sure or leaves it to `chunk.rs`: a chunk of a stream costs the load
 //! generator a few hundred nanoseconds of JSON otherwise. Never wrong where it answers: it accepts only objects whose
-//! every member it knows, in their plain form. A stream's events differ in their text alone, so that it looks first whether
-//! the bytes around the text are those of the last such event.
+//! every member it knows, in their plain form. A server's events differ in their text, and from stream to stream in their id
+//! and time, so that it looks first whether all other bytes are those of the last such event.
 
-/// What surrounds the text of a stream's last plain event.
+/// The form of the last plain event, of whatever stream.
 #[derive(Default)]
-pub(super) struct Form {
-    /// Bytes before the text, then those after it.
-    around: Vec<u8>,
-    before: usize,
+pub(crate) struct Form {
+    /// Its bytes without what fills the gaps.
+    fixed: Vec<u8>,
+    gaps: Vec<Gap>,
+}
+
+/// Where events of a form differ.
+#[derive(Clone, Copy)]
+struct Gap {
+    /// In `fixed`, or in an event that is being learnt; none of an event's gaps fills its beginning.
+    at: usize,
+    kind: GapKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GapKind {
+    Scalar,
+    Text,
 }
 
 impl Form {
     /// As [`plain_text`].
-    pub(super) fn plain_text<'a>(&mut self, data: &'a [u8]) -> Option<&'a [u8]> {
-        if let Some(text) = self.same(data) {
-            return Some(text);
-        }
-        let text = plain_text(data)?;
-        self.before = text.as_ptr().addr() - data.as_ptr().addr();
-        self.around.clear();
-        self.around.extend_from_slice(&data[..self.before]);
-        self.around.extend_from_slice(&data[self.before + text.len()..]);
-        Some(text)
+    pub(crate) fn plain_text<'a>(&mut self, data: &'a [u8]) -> Option<&'a [u8]> {
+        self.same(data).or_else(|| self.learn(data))
     }
 
-    /// The text of an event that differs from the last one in nothing else.
+    /// The text of an event that differs from the last one in nothing else that matters.
     fn same<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
-        let (before, after) = self.around.split_at(self.before);
-        let text = data.strip_prefix(before)?.strip_suffix(after)?;
-        (!self.around.is_empty() && !text.is_empty() && text.iter().all(|&byte| is_plain(byte))).then_some(text)
+        let (mut scan, mut from, mut text) = (Scan { data, at: 0, gaps: None }, 0, None);
+        for gap in &self.gaps {
+            scan.literally(&self.fixed[from..gap.at])?;
+            match gap.kind {
+                GapKind::Scalar => drop(scan.ignored_scalar()?),
+                GapKind::Text => text = scan.some_text()?,
+            }
+            from = gap.at;
+        }
+        text.filter(|_| data[scan.at..] == self.fixed[from..])
+    }
+
+    fn learn<'a>(&mut self, data: &'a [u8]) -> Option<&'a [u8]> {
+        let mut gaps = Vec::new();
+        let text = Scan { data, at: 0, gaps: Some(&mut gaps) }.event()?;
+        self.fixed.clear();
+        self.gaps.clear();
+        let mut from = 0;
+        for (gap, to) in gaps {
+            self.fixed.extend_from_slice(&data[from..gap.at]);
+            self.gaps.push(Gap { at: self.fixed.len(), ..gap });
+            from = to;
+        }
+        self.fixed.extend_from_slice(&data[from..]);
+        Some(text)
     }
 }
 
@@ -41,28 +69,44 @@ fn is_plain(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte) && byte != b'\\' && byte != b'"'
 }
 
-/// The text of an event of the plain form, never empty, and the same escaped and not; nothing where it is any other.
-fn plain_text(data: &[u8]) -> Option<&[u8]> {
-    let mut scan = Scan { data, at: 0 };
-    let text = scan.object(|scan, key| match key {
-        b"id" | b"object" | b"model" | b"system_fingerprint" | b"service_tier" => scan.ignored_scalar(),
-        b"created" => scan.ignored_scalar(),
-        b"usage" | b"error" => scan.null(),
-        b"choices" => scan.only_choice(),
-        _ => None,
-    })?;
-    text.filter(|_| scan.at == data.len())
-}
-
-struct Scan<'a> {
+struct Scan<'a, 'g> {
     data: &'a [u8],
     at: usize,
+    /// Where the gaps of a form go, each with its end.
+    gaps: Option<&'g mut Vec<(Gap, usize)>>,
 }
 
 /// What a member holds: nothing that matters, or a text; and nothing at all where it is of no form that is known.
 type Found<'a> = Option<Option<&'a [u8]>>;
 
-impl<'a> Scan<'a> {
+impl<'a> Scan<'a, '_> {
+    /// The text of an event of the plain form, never empty, and the same escaped and not; nothing where it is any other.
+    fn event(&mut self) -> Option<&'a [u8]> {
+        let text = self.object(|scan, key| match key {
+            b"object" | b"model" | b"system_fingerprint" | b"service_tier" => scan.ignored_scalar(),
+            b"id" | b"created" => scan.gap(GapKind::Scalar, Self::ignored_scalar),
+            b"usage" | b"error" => scan.null(),
+            b"choices" => scan.only_choice(),
+            _ => None,
+        })?;
+        text.filter(|_| self.at == self.data.len())
+    }
+
+    /// What `member` takes, and notes that it is a gap.
+    fn gap(&mut self, kind: GapKind, member: impl FnOnce(&mut Self) -> Found<'a>) -> Found<'a> {
+        self.space();
+        let at = self.at;
+        let found = member(self)?;
+        if let Some(gaps) = &mut self.gaps {
+            gaps.push((Gap { at, kind }, self.at));
+        }
+        Some(found)
+    }
+
+    fn literally(&mut self, wanted: &[u8]) -> Option<()> {
+        self.data[self.at..].starts_with(wanted).then(|| self.at += wanted.len())
+    }
+
     fn peek(&self) -> Option<u8> {
         self.data.get(self.at).copied()
     }
@@ -80,7 +124,7 @@ impl<'a> Scan<'a> {
 
     fn word(&mut self, wanted: &[u8]) -> Option<()> {
         self.space();
-        self.data[self.at..].starts_with(wanted).then(|| self.at += wanted.len())
+        self.literally(wanted)
     }
 
     /// The content of a string without escapes and control characters.
@@ -152,9 +196,9 @@ impl<'a> Scan<'a> {
         let text = self.object(|scan, key| match key {
             b"index" => scan.ignored_scalar(),
             b"logprobs" | b"finish_reason" | b"stop_reason" | b"matched_stop" | b"token_ids" => scan.null(),
-            b"text" => scan.some_text(),
+            b"text" => scan.gap(GapKind::Text, Self::some_text),
             b"delta" => scan.object(|scan, key| match key {
-                b"content" => scan.some_text(),
+                b"content" => scan.gap(GapKind::Text, Self::some_text),
                 b"reasoning_content" | b"reasoning" | b"tool_calls" | b"refusal" | b"function_call" => scan.null(),
                 _ => None,
             }),
@@ -177,6 +221,35 @@ mod tests {
 
     use super::super::chunk::{Chunk, Kind, TokenDelta};
     use super::*;
+
+    fn plain_text(data: &[u8]) -> Option<&[u8]> {
+        Scan { data, at: 0, gaps: None }.event()
+    }
+
+    #[test]
+    fn events_of_a_form_differ_in_id_time_and_text() {
+        let event = |id: &str, created: &str, model: &str, text: &str| {
+            format!(
+                r#"{{"id":"{id}","created":{created},"model":"{model}","choices":[{{"delta":{{"content":"{text}"}}}}]}}"#
+            )
+        };
+        let mut form = Form::default();
+        let first = event("a", "17", "m", "one");
+        assert!(form.same(first.as_bytes()).is_none());
+        assert_eq!(form.plain_text(first.as_bytes()), Some(&b"one"[..]));
+        for (other, text) in [
+            (first.clone(), Some("one")),
+            (event("another", "1800000000", "m", " two"), Some(" two")),
+            (event("a", "17", "M", "one"), None),
+            (event("a", "17", "m", ""), None),
+            (event("a", "x", "m", "one"), None),
+            (event("a\\", "17", "m", "one"), None),
+            (format!("{first} "), None),
+            (first[..first.len() - 1].to_owned(), None),
+        ] {
+            assert_eq!(form.same(other.as_bytes()), text.map(str::as_bytes), "{other}");
+        }
+    }
 
     #[test]
     fn the_usual_forms_are_plain_and_others_are_left() {

@@ -34,7 +34,7 @@ pub(crate) struct Plain {
 ///
 /// A read that empties a socket sends an acknowledgement of its own, which is more than half of its cost: chunks of 250
 /// bytes every 20 ms over loopback cost 5.4 µs a read, and 1.9 µs where reads only look on from where the last one stopped
-/// (`SO_PEEK_OFF`, Linux 6.9) and the bytes are taken several chunks at a time. The acknowledgement then comes with that,
+/// (`SO_PEEK_OFF`, Linux 6.9) and the bytes are thrown away several chunks at a time. The acknowledgement then comes with that,
 /// or by the kernel's own timer within 40 ms.
 #[derive(Clone, Copy)]
 enum Peeks {
@@ -42,12 +42,13 @@ enum Peeks {
     No,
     /// The system cannot.
     Cannot,
-    /// So many bytes were looked at and lie there still.
-    Behind(usize),
+    /// What was looked at and lies there still.
+    Behind { bytes: usize, reads: u32 },
 }
 
-/// Bytes that may lie in the queue: some twenty-five chunks.
-const MOST_BEHIND: usize = 6 << 10;
+/// What may lie in the queue. A packet takes a kilobyte of it however small it is, and the window is 64.
+const MOST_READS_BEHIND: u32 = 32;
+const MOST_BYTES_BEHIND: usize = 32 << 10;
 
 /// A TLS session and what it runs over.
 pub(crate) struct Tls {
@@ -99,7 +100,7 @@ impl Socket {
     }
 
     /// Reads some of the answer's bytes, and says when the last of them arrived. 0 bytes are the end.
-    pub(crate) fn read(&mut self, buffer: &mut [u8], stamps: &Stamps) -> io::Result<(usize, u64)> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8], stamps: &mut Stamps) -> io::Result<(usize, u64)> {
         match self {
             Self::Plain(plain) => plain.read(buffer, stamps),
             Self::Tls(tls) => tls.read(buffer, stamps),
@@ -146,7 +147,7 @@ impl Tcp {
     }
 
     /// Takes bytes, or looks at them; how many, and when the last arrived.
-    fn receive(&mut self, buffer: &mut [u8], peek: bool, stamps: &Stamps) -> io::Result<(usize, u64)> {
+    fn receive(&mut self, buffer: &mut [u8], peek: bool, stamps: &mut Stamps) -> io::Result<(usize, u64)> {
         let (n, arrived) = match (self.is_noted, peek) {
             (true, _) => socket::receive(&self.stream, buffer, peek)?,
             (false, true) => (self.stream.peek(buffer)?, None),
@@ -157,13 +158,14 @@ impl Tcp {
 }
 
 impl Plain {
-    fn read(&mut self, buffer: &mut [u8], stamps: &Stamps) -> io::Result<(usize, u64)> {
-        let Peeks::Behind(behind) = self.peeks else {
+    fn read(&mut self, buffer: &mut [u8], stamps: &mut Stamps) -> io::Result<(usize, u64)> {
+        let Peeks::Behind { bytes, reads } = self.peeks else {
             return self.tcp.receive(buffer, false, stamps);
         };
         let (n, at) = self.tcp.receive(buffer, true, stamps)?;
-        self.peeks = Peeks::Behind(behind + n);
-        if behind + n >= MOST_BEHIND {
+        let (bytes, reads) = (bytes + n, reads + 1);
+        self.peeks = Peeks::Behind { bytes, reads };
+        if bytes >= MOST_BYTES_BEHIND || reads >= MOST_READS_BEHIND {
             self.catch_up()?;
         }
         Ok((n, at))
@@ -172,14 +174,14 @@ impl Plain {
     fn start_to_peek(&mut self) {
         if matches!(self.peeks, Peeks::No) {
             self.peeks = match socket::peek_onwards(&self.tcp.stream, true) {
-                Ok(()) => Peeks::Behind(0),
+                Ok(()) => Peeks::Behind { bytes: 0, reads: 0 },
                 Err(_) => Peeks::Cannot,
             };
         }
     }
 
     fn stop_peeking(&mut self) {
-        if let Peeks::Behind(0) = self.peeks
+        if let Peeks::Behind { bytes: 0, .. } = self.peeks
             && socket::peek_onwards(&self.tcp.stream, false).is_ok()
         {
             self.peeks = Peeks::No;
@@ -188,12 +190,12 @@ impl Plain {
 
     /// Takes the bytes that were looked at.
     fn catch_up(&mut self) -> io::Result<()> {
-        let Peeks::Behind(behind) = &mut self.peeks else { return Ok(()) };
-        let mut scratch = [0; 4096];
-        while *behind > 0 {
+        let Peeks::Behind { bytes, reads } = &mut self.peeks else { return Ok(()) };
+        *reads = 0;
+        while *bytes > 0 {
             // The kernel moves the place where the next look begins back by as much.
-            let n = self.tcp.stream.read(&mut scratch[..(*behind).min(4096)])?;
-            *behind -= n;
+            let n = socket::discard(&self.tcp.stream, *bytes)?;
+            *bytes -= n;
             if n == 0 {
                 return Ok(());
             }
@@ -203,7 +205,7 @@ impl Plain {
 }
 
 impl Tls {
-    fn read(&mut self, buffer: &mut [u8], stamps: &Stamps) -> io::Result<(usize, u64)> {
+    fn read(&mut self, buffer: &mut [u8], stamps: &mut Stamps) -> io::Result<(usize, u64)> {
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -234,7 +236,7 @@ impl Tls {
 /// A socket as a session reads it, which notes when what it took arrived.
 struct Received<'a> {
     tcp: &'a mut Tcp,
-    stamps: &'a Stamps,
+    stamps: &'a mut Stamps,
     arrived: &'a mut u64,
 }
 

@@ -52,7 +52,10 @@ impl SseParser {
                 self.after_return = rest.is_empty();
                 rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             }
-            if self.line.is_empty() {
+            if let Some(data) = self.whole_event(end, rest).filter(|_| !returned) {
+                rest = &rest[1..];
+                on_event(Event { name: &[], data })?;
+            } else if self.line.is_empty() {
                 self.take_line(end, &mut on_event)?;
             } else {
                 let mut line = std::mem::take(&mut self.line);
@@ -72,6 +75,14 @@ impl SseParser {
     /// Whether the bytes so far end within an event.
     pub(crate) fn is_inside_event(&self) -> bool {
         self.has_data || !self.line.is_empty()
+    }
+
+    /// The data of an event that is this one line, with the end of the empty one behind it at hand: what nearly every event
+    /// is, lent from where it lies.
+    fn whole_event<'a>(&self, line: &'a [u8], rest: &[u8]) -> Option<&'a [u8]> {
+        let between = self.line.is_empty() && !self.has_data && self.name.is_empty() && self.past_first_line;
+        let value = line.strip_prefix(b"data:").filter(|_| between && rest.first() == Some(&b'\n'))?;
+        Some(value.strip_prefix(b" ").unwrap_or(value)).filter(|value| value.len() < LONGEST_EVENT)
     }
 
     fn take_line<E: From<TooLong>>(

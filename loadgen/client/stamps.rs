@@ -24,13 +24,15 @@ pub(crate) struct Stamps {
     epoch: Option<i64>,
     /// It was set just now: an arrival may be noted by what it was before.
     was_set: bool,
+    /// The last stamp was an arrival.
+    are_noted: bool,
 }
 
 impl Stamps {
     /// Stamps by `clock`.
     pub(crate) fn new(clock: Clock) -> Self {
         let epoch = (0..16).filter_map(|_| look(clock)).min_by_key(|look| look.apart).map(|look| look.epoch);
-        Self { clock, epoch, was_set: false }
+        Self { clock, epoch, was_set: false, are_noted: false }
     }
 
     /// The run's clock.
@@ -52,10 +54,16 @@ impl Stamps {
         }
     }
 
+    /// Whether arrivals are noted: a stamp is then the same however late a read is.
+    pub(crate) fn are_noted(&self) -> bool {
+        self.are_noted
+    }
+
     /// The time of bytes that `arrived` so long after 1970, if that was noted, and that were read just now.
-    pub(crate) fn of(&self, arrived: Option<Duration>) -> u64 {
+    pub(crate) fn of(&mut self, arrived: Option<Duration>) -> u64 {
         let now = self.clock.now();
         let noted = arrived.zip(self.epoch).filter(|_| !self.was_set);
+        self.are_noted = noted.is_some();
         noted.map_or(now, |(arrived, epoch)| (nanoseconds(arrived) + epoch).clamp(0, now as i64) as u64)
     }
 }

@@ -99,6 +99,7 @@ mod tests {
             arrival_cv: Some(1.02),
             client_cpu_share: 0.1,
             client_cpu_us_per_chunk: 9.0,
+            server_read_lag_ms_p99: 0.0,
             server_cpu_us_per_chunk: 3.0,
             client_peak_rss_mb: 20.0,
             beyond: Vec::new(),

@@ -245,8 +245,7 @@ impl Server {
                 let asked = said.max_completion_tokens.or(said.max_tokens);
                 let tokens = asked.unwrap_or(self.timings.tokens).clamp(1, MOST_TOKENS);
                 let is_chat = request.target.contains("chat");
-                let stream =
-                    Stream { arrived, first_at: None, sent: 0, tokens, is_chat, prompt_bytes: body.len() };
+                let stream = Stream { arrived, first_at: None, sent: 0, tokens, is_chat, prompt_bytes: body.len() };
                 self.truth.arrivals.push(arrived.duration_since(self.start).as_nanos() as u64);
                 self.truth.read_lag.push(arrived.elapsed().as_nanos() as u64);
                 put_in_order(&mut self.first, arrived + self.timings.ttft, id);
