@@ -24,11 +24,11 @@ pub(crate) struct Record {
     pub(crate) sent: u64,
     /// The first byte of the request was taken by the socket: the connection stood.
     pub(crate) written: Option<u64>,
-    /// The socket read that brought the end of the response's head.
+    /// When the end of the response's head arrived (`client/stamps.rs`).
     pub(crate) head: Option<u64>,
-    /// The socket read that brought its first non-empty content or reasoning delta.
+    /// When its first non-empty content or reasoning delta arrived.
     pub(crate) first_token: Option<u64>,
-    /// The socket read that brought its last content chunk.
+    /// When its last content chunk arrived.
     pub(crate) last_token: Option<u64>,
     /// When it was over, either way.
     pub(crate) ended: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Record {
     pub(crate) usage_alone: bool,
     /// How it ended, for us.
     pub(crate) end: End,
-    /// The socket read of each event that a client library would hand out (role, content, finish, usage; not `[DONE]`).
+    /// The arrival of each event that a client library would hand out (role, content, finish, usage; not `[DONE]`).
     /// Kept only where `--raw` asks for it: it is the one thing that grows with an answer.
     pub(crate) tics: Option<Vec<u64>>,
 }

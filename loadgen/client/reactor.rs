@@ -27,8 +27,9 @@ use crate::records::{End, Failure, Reason};
 use crate::series::GapsOverTime;
 use crate::statistics::Gaps;
 
-/// Ready sockets that one wait hands over.
-const EVENTS: usize = 1024;
+/// Ready sockets that one wait hands over, at most. The kernel lets no socket be registered meanwhile, so that a request would
+/// be late for a long list; and what is touched of each is to be near still when it is read.
+const EVENTS: usize = 128;
 
 /// Bytes that one read takes: more than any chunk, and many at once where the reader is behind.
 const BUFFER: usize = 64 << 10;
@@ -138,6 +139,7 @@ impl Reactors {
                 tools: Tools { buffer: vec![0; BUFFER], stamps: Stamps::new(clock), form: Form::default() },
                 tally: Tally::new(counters.clone()),
                 ended: ended.clone(),
+                over: Vec::new(),
                 exchanges: FxHashMap::default(),
                 due: BTreeSet::new(),
                 reads: 0,
@@ -211,6 +213,8 @@ struct Reactor {
     tools: Tools,
     tally: Tally,
     ended: Sender<Ended>,
+    /// What it was not told of yet.
+    over: Vec<Ended>,
     exchanges: FxHashMap<usize, Box<Exchange>>,
     /// Their deadlines and cancellations, by time.
     due: BTreeSet<(u64, usize)>,
@@ -256,7 +260,7 @@ impl Ends {
     fn nap(self) -> Duration {
         Duration::from_millis(match self {
             Self::AreWaitedFor => 1,
-            Self::AreCounted => 4,
+            Self::AreCounted => 2,
         })
     }
 
@@ -290,7 +294,8 @@ impl Reactor {
             if self.shared.leaving.load(Ordering::Acquire) {
                 self.end_all(|| End::Cancelled);
             }
-            if self.pace == Pace::Gathering {
+            self.tell();
+            if self.pace == Pace::Gathering && events.iter().count() < EVENTS {
                 std::thread::sleep(self.ends_are.nap());
             }
             if self.shared.closed.load(Ordering::Acquire) && self.exchanges.is_empty() {
@@ -348,8 +353,19 @@ impl Reactor {
         if let Some(leftover) = leftover {
             self.rest(index, leftover);
         }
-        // The launcher waits for every end; where it is gone, the process is ending.
-        let _ = self.ended.send(over);
+        self.over.push(over);
+        if self.ends_are == Ends::AreWaitedFor {
+            self.tell();
+        }
+    }
+
+    /// Tells the launcher of the ends so far. A wake-up of its thread costs as much as two chunks: where nothing waits for
+    /// them, those of a round go together.
+    fn tell(&mut self) {
+        for over in self.over.drain(..) {
+            // The launcher waits for every end; where it is gone, the process is ending.
+            let _ = self.ended.send(over);
+        }
     }
 
     /// Puts a connection where it waits: for the next request, or for its end.
@@ -410,5 +426,6 @@ impl Reactor {
         for index in self.exchanges.keys().copied().collect::<Vec<_>>() {
             self.end(index, how(), true);
         }
+        self.tell();
     }
 }
