@@ -215,11 +215,13 @@ impl<L: Layout, const M: usize> WideKernel for Totals<L, M> {
     }
 }
 
-/// Asks memory for a block.
+/// Asks memory for a block that is used shortly and `once`, or that will be several times. Blocks of bytes are too many lines at
+/// once for the first-level cache's buffers.
 #[inline(always)]
-fn ask<L: Layout, S: Wide>(isa: S, block: *const u8) {
+fn ask<L: Layout, S: Wide>(isa: S, block: *const u8, once: bool) {
     for line in 0..L::BLOCK_BYTES.div_ceil(64) {
-        isa.prefetch(block.wrapping_add(64 * line));
+        let at = block.wrapping_add(64 * line);
+        if once && L::STEPS > 0 { isa.prefetch_near(at) } else { isa.prefetch(at) }
     }
 }
 
@@ -239,7 +241,7 @@ unsafe fn totals<L: Layout, S: Wide, const M: usize>(isa: S, at: Operands) -> [S
             let (w, x) = (at.w.add(block * L::BLOCK_BYTES), at.x.add(block * RECORD));
             if block == turn {
                 turn += at.every;
-                ask::<L, S>(isa, w.wrapping_add(at.ahead));
+                ask::<L, S>(isa, w.wrapping_add(at.ahead), at.every == 1);
             }
             let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
             for share in 0..BLOCK / L::SHARE {

@@ -57,6 +57,11 @@ pub(in crate::cpu) trait Wide: Copy + Send + Sync {
     fn settle_narrow<const N: usize>(self, sums: &mut [Self::P; N]);
     /// Asks for a cache line ahead of its use, into the second-level cache. Any address will do.
     fn prefetch(self, at: *const u8);
+    /// The same for what is used shortly, and once: into the first-level cache where that measures faster.
+    #[inline(always)]
+    fn prefetch_near(self, at: *const u8) {
+        self.prefetch(at);
+    }
     /// Sixteen times `x`.
     fn splat(self, x: f32) -> Self::F;
     /// # Safety

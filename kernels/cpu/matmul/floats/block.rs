@@ -223,7 +223,8 @@ impl<P: Step, const M: usize, const N: usize> WideKernel for Block<'_, P, M, N> 
                     if at < end { self.args.tiles[0].wrapping_add(at) } else { ahead.next.wrapping_add(at - end) };
                 for j in 0..N {
                     for line in 0..UNROLL * P::WEIGHTS / 64 {
-                        isa.prefetch(from.wrapping_add(j * ahead.tile_bytes + line * 64));
+                        let at = from.wrapping_add(j * ahead.tile_bytes + line * 64);
+                        if ahead.every == 1 { isa.prefetch_near(at) } else { isa.prefetch(at) }
                     }
                 }
             }

@@ -100,8 +100,8 @@ impl<L: Layout, const M: usize> WideKernel for Pair<L, M> {
                 let x = at.x.add(block * RECORD);
                 if block == turn {
                     turn += at.every;
-                    ask::<L, S>(isa, w[0].wrapping_add(at.ahead));
-                    ask::<L, S>(isa, w[1].wrapping_add(at.ahead));
+                    ask::<L, S>(isa, w[0].wrapping_add(at.ahead), false);
+                    ask::<L, S>(isa, w[1].wrapping_add(at.ahead), false);
                 }
                 let mut sums = [[isa.splat_i(0); 2]; M];
                 for t in 0..M {
