@@ -153,7 +153,8 @@ impl Tcp {
             (false, true) => (self.stream.peek(buffer)?, None),
             (false, false) => (self.stream.read(buffer)?, None),
         };
-        Ok((n, stamps.of(arrived)))
+        // The end of a stream has no bytes that arrived.
+        Ok((n, if n == 0 { stamps.clock().now() } else { stamps.of(arrived) }))
     }
 }
 
