@@ -22,7 +22,7 @@ struct Gap {
     kind: GapKind,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum GapKind {
     Scalar,
     Text,

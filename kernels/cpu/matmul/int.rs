@@ -215,8 +215,8 @@ impl<L: Layout, const M: usize> WideKernel for Totals<L, M> {
     }
 }
 
-/// Asks memory for a block that is used shortly and `once`, or that will be several times. Blocks of bytes are too many lines at
-/// once for the first-level cache's buffers.
+/// Asks memory for a block that is used shortly and `once`, or that will be several times. Blocks of bytes, of nine lines, gained
+/// nothing by being near (kernels/README.md).
 #[inline(always)]
 fn ask<L: Layout, S: Wide>(isa: S, block: *const u8, once: bool) {
     for line in 0..L::BLOCK_BYTES.div_ceil(64) {
