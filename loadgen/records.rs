@@ -204,7 +204,7 @@ pub(crate) enum Reason {
     BadEvent,
     /// A stream that goes on far beyond what was asked for.
     Endless,
-    /// An answer that ended well, without one token.
+    /// An answer that ended well, without one token by anybody's count.
     NoToken,
     /// Nothing came for the whole timeout, or it was not over within it.
     Timeout,

@@ -85,8 +85,9 @@ impl Answer {
                 Failure::new(Reason::EndedEarly, format!("after {chunks} content chunks, {place}, {missing}"))
             }));
         }
-        match record.chunks {
-            0 => Err(Failure::new(Reason::NoToken, "the answer ended without a content chunk")),
+        // A token may have no text, and a server no chunk for it: an end-of-sequence token that is the whole answer.
+        match (record.chunks, record.usage.map_or(0, |usage| usage.completion_tokens)) {
+            (0, 0) => Err(Failure::new(Reason::NoToken, "the answer ended without a content chunk")),
             _ => Ok(()),
         }
     }
@@ -264,6 +265,14 @@ mod tests {
         assert_eq!(reason(&[&a, "data: words\n\n"]), Err(Reason::BadEvent));
         // Nothing after [DONE] counts.
         assert_eq!(reason(&[&a, DONE, "data: words\n\n"]), Ok(()));
+    }
+
+    #[test]
+    fn tokens_without_text_are_an_answer_where_the_server_counts_them() {
+        let counted = read(Endpoint::Chat, &[ROLE, FINISH, USAGE, DONE]);
+        assert_eq!((counted.ended, counted.record.first_token, counted.record.chunks), (Ok(()), None, 0));
+        let none = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":0}}\n\n";
+        assert_eq!(read(Endpoint::Chat, &[ROLE, FINISH, none, DONE]).ended, Err(Reason::NoToken));
     }
 
     #[test]

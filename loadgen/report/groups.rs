@@ -140,7 +140,9 @@ const PARTS_A_TOKEN: u128 = 1_000_000_000;
 
 /// Tokens of an answer that came within a window, spread evenly from its first to its last; in [`PARTS_A_TOKEN`].
 fn parts_between(record: &Record, from: u64, to: u64) -> u128 {
-    let (Some(first), Some(last)) = (record.first_token, record.last_token) else { return 0 };
+    // Tokens without text came with the end.
+    let last = record.last_token.unwrap_or(record.ended);
+    let first = record.first_token.unwrap_or(last);
     let (n, within) = (u128::from(tokens(record).0), |at: u64| u128::from(at > from && at <= to));
     if n < 2 || last <= first {
         return n * within(first) * PARTS_A_TOKEN;

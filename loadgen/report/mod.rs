@@ -94,6 +94,8 @@ pub(crate) struct IdealCache {
 pub struct RunReport {
     /// Requests whose answer came whole.
     pub completed: u64,
+    /// Of them, those without text, which have no TTFT: an end-of-sequence token may be all of an answer.
+    pub without_text: u64,
     /// Requests that failed, whatever the reason.
     pub failed: u64,
     /// Requests that our side left, as planned.
@@ -214,6 +216,7 @@ impl RunReport {
         let class = |record: &Record| terms.classes.get(usize::from(record.class)).filter(|_| terms.classes.len() > 1);
         Self {
             completed: completed.len() as u64,
+            without_text: completed.iter().filter(|record| record.first_token.is_none()).count() as u64,
             failed,
             cancelled,
             duration_s,
@@ -270,10 +273,10 @@ fn count(words: impl Iterator<Item = String>) -> BTreeMap<String, u64> {
     counts
 }
 
-/// The gaps between chunks, and 0 for each token that came in another's chunk.
+/// The gaps between chunks, and 0 for each token that came with another.
 fn between_tokens(gaps: &Gaps, completed: &[&Record]) -> Gaps {
     let mut gaps = gaps.clone();
-    let together = completed.iter().map(|record| tokens(record).0.saturating_sub(record.chunks)).sum();
+    let together = completed.iter().map(|record| tokens(record).0.saturating_sub(record.chunks.max(1))).sum();
     gaps.add_times(0, together);
     gaps
 }

@@ -45,7 +45,11 @@ impl Goodput {
             _ => true,
         };
         let is_good = |record: &Record| {
-            within(ttft(record), slo.ttft) && within(tpot(record), slo.tpot) && within(e2e(record), slo.e2e)
+            // An answer without text kept its reader waiting until it was over.
+            let whole = Some(record.ended.saturating_sub(record.sent));
+            within(ttft(record).or(whole), slo.ttft)
+                && within(tpot(record), slo.tpot)
+                && within(e2e(record).or(whole), slo.e2e)
         };
         let good = completed.iter().filter(|record| is_good(record)).count() as u64;
         let ms = |bound: Option<std::time::Duration>| bound.map(|bound| bound.as_secs_f64() * 1e3);

@@ -257,6 +257,10 @@ fn write_remarks(out: &mut String, report: &RunReport) -> Result {
         let n = report.output_token_mismatch;
         writeln!(out, "note: {n} answers have more or fewer tokens than asked for")?;
     }
+    if report.without_text > 0 {
+        let n = report.without_text;
+        writeln!(out, "note: {n} answers are without text (an end-of-sequence token has none), and so without TTFT")?;
+    }
     let counts = &report.output_counts;
     if counts.usage_not_tokenizer > 0 {
         let n = counts.usage_not_tokenizer;

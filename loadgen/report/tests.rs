@@ -146,6 +146,23 @@ fn tokens_are_the_servers_or_the_tokenizers_or_chunks() {
 }
 
 #[test]
+fn an_answer_without_text_has_no_ttft_but_counts() {
+    let without = Record { first_token: None, last_token: None, chunks: 0, ..record(1, 2, 30, 1) };
+    let slo = Slo { ttft: Some(Duration::from_millis(20)), ..Slo::default() };
+    let records = ledger(vec![record(1, 11, 41, 1), without]);
+    let report = RunReport::of(&records, &Terms { slo, ..terms() }, about());
+    assert_eq!((report.completed, report.without_text, report.failed, report.output_tokens), (2, 1, 0, 2));
+    assert_eq!((report.ttft_ms.map(|s| s.n), report.e2e_ms.map(|s| s.n)), (Some(1), Some(1)));
+    assert_eq!((report.itl_ms, report.icl_ms), (records.gaps.summary(), records.gaps.summary()));
+    // 29 ms without a word are beyond 20 ms to the first one.
+    assert_eq!(report.goodput.as_ref().map(|goodput| goodput.good), Some(1));
+    let windows = &report.windows;
+    let tokens = |window: &Window| window.output_tok_s.unwrap_or(0.0) * (window.to_s - window.from_s);
+    assert_eq!([&windows.warmup, &windows.steady, &windows.drain].map(tokens).iter().sum::<f64>().round(), 2.0);
+    assert!(table(&report).contains("note: 1 answers are without text"));
+}
+
+#[test]
 fn prompts_that_the_server_counts_otherwise() {
     let counted = |prompt_tokens| Record { usage: usage(prompt_tokens, 5), ..record(1, 2, 8, 5) };
     let mixed = report(vec![counted(17), counted(17), counted(18)]);
