@@ -35,7 +35,7 @@ use std::sync::Arc;
 use attention::{Attention, Shares};
 pub use matmul::Keep;
 pub use matmul::Weight;
-use matmul::{Arena, Finish, Input, Rows, Target};
+use matmul::{Arena, Finish, Input, Packing, Rows, Target};
 pub use moe::{Experts, MoeScratch};
 use ranks::AddParts;
 use rope::Angles;
@@ -49,7 +49,7 @@ use crate::device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError,
     SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
-use crate::host::{self, Buffer, KvCache, Shared, Source, Staged};
+use crate::host::{self, Buffer, KvCache, Pool, Shared, Source, Staged};
 use crate::sampling;
 
 /// How to compute.
@@ -70,6 +70,8 @@ pub struct Cpu {
     /// Attention multiplies bf16 as bf16: where that is an instruction, and results need not be exact.
     attend_in_bf16: bool,
     workers: Workers,
+    /// Where weights lie.
+    weights: Pool,
     limits: Option<Limits>,
     vocabulary: usize,
     cache: Option<KvCache>,
@@ -104,6 +106,7 @@ impl Cpu {
             kv_format: options.kv_format,
             attend_in_bf16: options.keep != Keep::Exact && level.has_bf16(),
             workers,
+            weights: Pool::default(),
             limits: None,
             vocabulary: 0,
             cache: None,
@@ -119,6 +122,10 @@ impl Cpu {
 
     fn limits(&self) -> Limits {
         self.limits.expect("reserve comes before tensors and steps")
+    }
+
+    fn packing(&mut self) -> Packing<'_> {
+        Packing { keep: self.keep, pool: &mut self.weights, workers: &mut self.workers }
     }
 
     /// The rows of the vocabulary that this rank has.
@@ -156,11 +163,11 @@ impl Device for Cpu {
     }
 
     fn load(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Weight, DeviceError> {
-        Weight::load(parts, shard, self.keep, &mut self.workers)
+        Weight::load(parts, shard, &mut self.packing())
     }
 
     fn load_experts(&mut self, experts: &[Vec<TensorView<'_>>], shard: Shard) -> Result<Experts, DeviceError> {
-        Experts::load(experts, shard, self.keep, &mut self.workers)
+        Experts::load(experts, shard, &mut self.packing())
     }
 
     fn load_vector(&mut self, parts: &[TensorView<'_>], shard: Shard) -> Result<Vector, DeviceError> {

@@ -8,11 +8,10 @@
 //!   pairs of expert        0 0 0 | 2 | 3 3 | …         nobody chose expert 1
 //!   token of each pair     0 4 7 | 4 | 0 9 | …         `token_of`; the other way, `row_of[token][j]`
 //! ```
-use super::matmul::{Finish, Input, Keep, Rows, Target, Weight, multiply};
+use super::matmul::{Finish, Input, Packing, Rows, Target, Weight, multiply};
 use super::ranks::AddParts;
 use super::rows::Gated;
 use super::simd::{Wide, WideKernel, padded};
-use super::workers::Workers;
 use super::{Cpu, ROWS_A_TASK, Tensor};
 use crate::device::{DeviceError, Moe, MoeShape, Shard, TensorView};
 use crate::host::{Buffer, Shared};
@@ -26,10 +25,9 @@ impl Experts {
     pub(super) fn load(
         experts: &[Vec<TensorView<'_>>],
         shard: Shard,
-        keep: Keep,
-        workers: &mut Workers,
+        packing: &mut Packing<'_>,
     ) -> Result<Self, DeviceError> {
-        let load = |parts: &Vec<TensorView<'_>>| Weight::load(parts, shard, keep, workers);
+        let load = |parts: &Vec<TensorView<'_>>| Weight::load(parts, shard, packing);
         let weights = experts.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         let shape = |w: &Weight| (w.rows, w.columns);
         assert!(weights.iter().all(|w| shape(w) == shape(&weights[0])), "experts are of one shape");

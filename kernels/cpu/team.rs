@@ -1,6 +1,7 @@
 //! A team of threads that share one piece of work at a time and wait for each other, a few hundred times a step.
 //!
-//! Work is numbered tasks that threads take from a counter: a core that somebody else uses for a moment takes fewer.
+//! Work is numbered tasks. Of `n` threads, thread `i` takes tasks `i`, `i + n`, … first, then what the others have left: a core
+//! that somebody else uses for a moment does fewer. So whoever numbers tasks can give a thread what lies together in memory.
 //! Which thread ran a task changes no result; that is for the tasks to hold. Knows nothing of what they compute.
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -16,28 +17,35 @@ const SPINS: u32 = 1000;
 /// What a member does with a piece of work: takes tasks until there are none. Gets its number, for scratch memory.
 type Part = dyn Fn(usize, &Tasks) + Sync;
 
-/// The numbers of tasks, each given out once.
-pub(super) struct Tasks {
-    next: AtomicUsize,
+/// How many of a thread's own tasks were taken. On cache lines of its own: its thread counts in peace.
+#[derive(Default)]
+#[repr(align(128))]
+struct Lane(AtomicUsize);
+
+/// The numbers of tasks, each given out once: what one thread of the team sees of them.
+pub(super) struct Tasks<'a> {
+    lanes: &'a [Lane],
     count: usize,
+    worker: usize,
 }
 
-impl Tasks {
-    fn new(count: usize) -> Self {
-        Self { next: AtomicUsize::new(0), count }
-    }
-
-    /// The next that nobody has taken.
+impl Tasks<'_> {
+    /// The next that nobody has taken: its own, else another's.
     pub(super) fn next(&self) -> Option<usize> {
-        let task = self.next.fetch_add(1, Ordering::Relaxed);
-        (task < self.count).then_some(task)
+        let threads = self.lanes.len();
+        (self.worker..self.worker + threads).find_map(|lane| {
+            let lane = lane % threads;
+            let turn = self.lanes[lane].0.fetch_add(1, Ordering::Relaxed);
+            Some(lane + turn * threads).filter(|&task| task < self.count)
+        })
     }
 }
 
 /// One piece of work, alive on the caller's stack until every member has left it.
 struct Job {
     run: *const Part,
-    tasks: Tasks,
+    /// How many tasks; the team's lanes say which were taken.
+    tasks: usize,
     /// Members still inside, the caller apart.
     inside: AtomicUsize,
     panic: std::sync::Mutex<Option<Box<dyn Any + Send>>>,
@@ -48,6 +56,8 @@ struct Shared {
     /// Counts pieces of work; a member that sees it change reads `job`.
     round: AtomicU32,
     job: UnsafeCell<*const Job>,
+    /// One a thread, counting in the job.
+    lanes: Box<[Lane]>,
     stop: AtomicBool,
 }
 
@@ -69,6 +79,7 @@ impl Team {
         let shared = Arc::new(Shared {
             round: AtomicU32::new(0),
             job: UnsafeCell::new(std::ptr::null()),
+            lanes: (0..threads.max(1)).map(|_| Lane::default()).collect(),
             stop: AtomicBool::new(false),
         });
         let mut team = Self { shared, members: Vec::new() };
@@ -87,15 +98,17 @@ impl Team {
 
     /// Runs `part` on every thread, and returns when all are done. It takes its tasks itself; a panic is the caller's.
     pub(super) fn each(&mut self, tasks: usize, part: &(dyn Fn(usize, &Tasks) + Sync)) {
+        // No member is inside a job (the last one waited for all), and the next round's announcement shows them this.
+        self.shared.lanes.iter().for_each(|lane| lane.0.store(0, Ordering::Relaxed));
         if self.members.is_empty() || tasks <= 1 {
-            return part(0, &Tasks::new(tasks));
+            return part(0, &Tasks { lanes: &self.shared.lanes, count: tasks, worker: 0 });
         }
         // SAFETY: only the lifetime changes. `job` is gone before `part`'s borrow ends: this function returns or unwinds
         // after `wait`, and no member touches the job once it has left it.
         let run = unsafe { std::mem::transmute::<*const (dyn Fn(usize, &Tasks) + Sync + '_), *const Part>(part) };
         let job = Job {
             run,
-            tasks: Tasks::new(tasks),
+            tasks,
             inside: AtomicUsize::new(self.members.len()),
             panic: std::sync::Mutex::new(None),
             caller: thread::current(),
@@ -104,7 +117,7 @@ impl Team {
         unsafe { *self.shared.job.get() = &job };
         self.shared.round.fetch_add(1, Ordering::Release);
         self.members.iter().for_each(|member| member.thread().unpark());
-        work(&job, 0);
+        work(&job, &self.shared.lanes, 0);
         wait(|| job.inside.load(Ordering::Acquire) == 0);
         if let Some(panic) = job.panic.into_inner().expect("no panic while it is locked") {
             resume_unwind(panic);
@@ -148,7 +161,7 @@ fn member(shared: &Shared, worker: usize) {
         // SAFETY: the round was announced after `job` was written, and the job lives until `inside` falls to zero, to
         // which this member still adds one.
         let job = unsafe { &**shared.job.get() };
-        work(job, worker);
+        work(job, &shared.lanes, worker);
         // After the decrement the job may be gone: what is needed of it is copied first.
         let caller = job.caller.clone();
         if job.inside.fetch_sub(1, Ordering::Release) == 1 {
@@ -158,11 +171,12 @@ fn member(shared: &Shared, worker: usize) {
 }
 
 /// Does a part; where that panics, nobody takes further tasks.
-fn work(job: &Job, worker: usize) {
+fn work(job: &Job, lanes: &[Lane], worker: usize) {
     // SAFETY: `run` outlives the job, see `Team::each`.
     let run = unsafe { &*job.run };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(worker, &job.tasks))) {
-        job.tasks.next.store(job.tasks.count, Ordering::Relaxed);
+    let tasks = Tasks { lanes, count: job.tasks, worker };
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(worker, &tasks))) {
+        lanes.iter().for_each(|lane| lane.0.store(job.tasks, Ordering::Relaxed));
         *job.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(panic);
     }
 }

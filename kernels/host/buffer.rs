@@ -1,12 +1,15 @@
-//! Zeroed memory aligned to cache lines.
+//! Zeroed memory aligned to cache lines: a buffer of its own, or one of several in a pool.
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::device::DeviceError;
 
 /// A cache line: a vector load from the start of a row never crosses one.
 const LINE: usize = 64;
+/// What the allocator gives anyway; more than any [`Plain`] type asks for.
+const LEAST_ALIGN: usize = 8;
 /// A large page. Buffers that fill one start on one.
 const HUGE: usize = 2 << 20;
 
@@ -26,17 +29,55 @@ unsafe impl Plain for u8 {}
 // SAFETY: primitive numbers.
 unsafe impl Plain for usize {}
 
-/// A fixed slice of zeroed memory. Large ones take no physical memory until touched: so the allocator is asked for the
+/// Memory as the allocator gave it, zeroed. Large memory takes no physical one until touched: so the allocator is asked for the
 /// alignment that it gives anyway, and for more bytes; a larger alignment it would serve by writing the zeros itself.
-pub(crate) struct Buffer<T: Plain> {
-    /// What the allocator gave.
+struct Chunk {
     memory: NonNull<u8>,
+    layout: Layout,
     /// The first line, or large page, within.
+    start: NonNull<u8>,
+}
+
+// SAFETY: a chunk owns its memory, and gives no access to it by itself.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    /// `bytes` zeros, aligned to a line, or a large page if they fill one; an error where the memory cannot be had.
+    fn zeroed(bytes: usize, what: &'static str) -> Result<Self, DeviceError> {
+        let align = if bytes < HUGE { LINE } else { HUGE };
+        let layout = bytes.checked_add(align).and_then(|size| Layout::from_size_align(size, LEAST_ALIGN).ok());
+        let layout = layout.ok_or(DeviceError::Memory { what, bytes })?;
+        // SAFETY: the layout's size is not zero: it has an alignment to spare.
+        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+            return Err(DeviceError::Memory { what, bytes: layout.size() });
+        };
+        let skip = memory.as_ptr().align_offset(align);
+        assert!(skip < align);
+        // SAFETY: fewer bytes than the alignment that the layout has to spare.
+        let start = unsafe { memory.add(skip) };
+        ask_for_huge_pages(start, bytes);
+        Ok(Self { memory, layout, start })
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: `zeroed` allocated it with this layout, and nothing else frees it.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+    }
+}
+
+/// A fixed slice of zeroed memory.
+pub(crate) struct Buffer<T: Plain> {
+    /// Where the slice lies; no other buffer has the same part of it.
+    _chunk: Arc<Chunk>,
     start: NonNull<T>,
     len: usize,
 }
 
-// SAFETY: the buffer owns its memory, as a Box<[T]> does, and T is Send and Sync.
+// SAFETY: the buffer owns its part of the memory, as a Box<[T]> does, and T is Send and Sync.
 unsafe impl<T: Plain> Send for Buffer<T> {}
 // SAFETY: as above; shared access gives `&[T]` only.
 unsafe impl<T: Plain> Sync for Buffer<T> {}
@@ -44,29 +85,45 @@ unsafe impl<T: Plain> Sync for Buffer<T> {}
 impl<T: Plain> Buffer<T> {
     /// `len` zeros; an error where the memory cannot be had.
     pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self, DeviceError> {
-        let Some(layout) = Self::layout(len) else {
-            return Err(DeviceError::Memory { what, bytes: len.saturating_mul(size_of::<T>()) });
-        };
-        // SAFETY: the layout's size is not zero: it has an alignment to spare.
-        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
-            return Err(DeviceError::Memory { what, bytes: layout.size() });
-        };
-        let bytes = len * size_of::<T>();
-        let skip = memory.as_ptr().align_offset(Self::align(bytes));
-        assert!(skip < Self::align(bytes));
-        // SAFETY: fewer bytes than the alignment that the layout has to spare.
-        let start = unsafe { memory.add(skip) };
-        ask_for_huge_pages(start, bytes);
-        Ok(Self { memory, start: start.cast(), len })
+        let chunk = Chunk::zeroed(Self::bytes(len, what)?, what)?;
+        Ok(Self { start: chunk.start.cast(), _chunk: Arc::new(chunk), len })
     }
 
-    fn align(bytes: usize) -> usize {
-        if bytes < HUGE { LINE } else { HUGE }
+    fn bytes(len: usize, what: &'static str) -> Result<usize, DeviceError> {
+        len.checked_mul(size_of::<T>()).ok_or(DeviceError::Memory { what, bytes: usize::MAX })
     }
+}
 
-    fn layout(len: usize) -> Option<Layout> {
-        let bytes = len.checked_mul(size_of::<T>())?;
-        Layout::from_size_align(bytes.checked_add(Self::align(bytes))?, align_of::<T>()).ok()
+/// Memory for buffers that are read one after the other and stay: it puts them close together on large pages. A buffer alone has
+/// large pages only for whole multiples of their size, and weights of many models are smaller than one.
+#[derive(Default)]
+pub(crate) struct Pool {
+    chunk: Option<Arc<Chunk>>,
+    /// The part of the chunk that no buffer has.
+    free: Range<usize>,
+}
+
+impl Pool {
+    /// Bytes that are asked for at once, at least. Larger than what glibc ever takes from its heap, where zeros are written.
+    const CHUNK: usize = 34 << 20;
+
+    /// As [`Buffer::zeroed`].
+    pub(crate) fn zeroed<T: Plain>(&mut self, len: usize, what: &'static str) -> Result<Buffer<T>, DeviceError> {
+        let bytes = Buffer::<T>::bytes(len, what)?;
+        let chunk = match &self.chunk {
+            Some(chunk) if bytes <= self.free.len() => Arc::clone(chunk),
+            _ => {
+                let size = bytes.max(Self::CHUNK).checked_next_multiple_of(HUGE);
+                let size = size.ok_or(DeviceError::Memory { what, bytes })?;
+                let chunk = Arc::new(Chunk::zeroed(size, what)?);
+                self.free = 0..size;
+                self.chunk.insert(chunk).clone()
+            }
+        };
+        // SAFETY: the free part is within the chunk.
+        let start = unsafe { chunk.start.add(self.free.start) };
+        self.free.start = (self.free.start + bytes).next_multiple_of(LINE).min(self.free.end);
+        Ok(Buffer { start: start.cast(), _chunk: chunk, len })
     }
 }
 
@@ -80,14 +137,6 @@ fn ask_for_huge_pages(start: NonNull<u8>, bytes: usize) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (start, bytes);
-}
-
-impl<T: Plain> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        let layout = Self::layout(self.len).expect("it was allocated with this layout");
-        // SAFETY: `zeroed` allocated it with this layout, and nothing else frees it.
-        unsafe { dealloc(self.memory.as_ptr(), layout) }
-    }
 }
 
 impl<T: Plain> Deref for Buffer<T> {
@@ -119,6 +168,22 @@ mod tests {
             buffer.fill(2.0);
             assert_eq!(buffer.iter().sum::<f32>(), 2.0 * len as f32); // exact: powers of two, and small numbers
         }
+    }
+
+    #[test]
+    fn buffers_of_a_pool_are_apart_and_outlive_it() {
+        let mut pool = Pool::default();
+        let lens = [1, 100, HUGE, 0, 7, Pool::CHUNK, 3, Pool::CHUNK - HUGE, 4096, 5];
+        let mut buffers: Vec<Buffer<u8>> = lens.iter().map(|&len| pool.zeroed(len, "a test").unwrap()).collect();
+        drop(pool);
+        for (i, buffer) in buffers.iter_mut().enumerate() {
+            assert!(buffer.iter().all(|&x| x == 0) && buffer.as_ptr().addr().is_multiple_of(LINE));
+            buffer.fill(i as u8 + 1);
+        }
+        for (i, buffer) in buffers.iter().enumerate() {
+            assert!(buffer.len() == lens[i] && buffer.iter().all(|&x| x == i as u8 + 1));
+        }
+        assert!(Pool::default().zeroed::<f32>(usize::MAX / 8, "weights").is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod ranks;
 mod shared;
 mod step;
 
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::{Buffer, Pool};
 pub(crate) use kv::{GROUP, KvCache, KvLayout, KvWriter, Place, page_bytes};
 pub(crate) use parts::{PartView, stack, stack_vectors, views};
 pub(crate) use ranks::{follow, lead};

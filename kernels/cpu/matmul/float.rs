@@ -6,7 +6,7 @@ use super::packed::{Prepared, Sink, TILE};
 use crate::cpu::simd::{Wide, WideKernel};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
-use crate::host::{Buffer, PartView, Shared};
+use crate::host::{Buffer, PartView, Pool, Shared};
 
 /// A matrix, packed.
 pub(super) struct Float {
@@ -18,13 +18,18 @@ pub(super) struct Float {
 
 impl Float {
     /// Packs what is stored; quantised formats become f32. `exact`: activations are not rounded.
-    pub(super) fn pack(part: &PartView<'_>, exact: bool, workers: &mut Workers) -> Result<Self, DeviceError> {
+    pub(super) fn pack(
+        part: &PartView<'_>,
+        exact: bool,
+        pool: &mut Pool,
+        workers: &mut Workers,
+    ) -> Result<Self, DeviceError> {
         let (dtype, rows, columns) = (part.dtype, part.rows, part.columns);
         let elements = Elements::of(dtype);
         let inputs = Inputs::of(elements, workers.level.has_bf16(), exact);
         let tile_bytes = elements.tile_bytes(columns);
         let tiles = rows.div_ceil(TILE);
-        let mut data = Buffer::zeroed(tiles.saturating_mul(tile_bytes), "weights")?;
+        let mut data = pool.zeroed(tiles.saturating_mul(tile_bytes), "weights")?;
         let shared = Shared::new(&mut data);
         workers.run(tiles, |_, tile| {
             // SAFETY: each tile is one task's.

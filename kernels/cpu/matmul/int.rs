@@ -22,7 +22,7 @@ use crate::cpu::simd::{Wide, WideKernel, unrolled};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
 use crate::dtype::{Block, DType, dequantize_row, quantize_row};
-use crate::host::{Buffer, PartView, Shared};
+use crate::host::{Buffer, PartView, Pool, Shared};
 
 mod layout;
 mod pair;
@@ -53,12 +53,17 @@ pub(super) struct Int {
 
 impl Int {
     /// Packs what is stored in `dtype`, or quantises floats to it.
-    pub(super) fn pack(part: &PartView<'_>, dtype: DType, workers: &mut Workers) -> Result<Self, DeviceError> {
+    pub(super) fn pack(
+        part: &PartView<'_>,
+        dtype: DType,
+        pool: &mut Pool,
+        workers: &mut Workers,
+    ) -> Result<Self, DeviceError> {
         let (rows, columns) = (part.rows, part.columns);
         assert!(columns.is_multiple_of(BLOCK), "{columns} columns of {dtype}");
         let tile_bytes = columns / BLOCK * by_layout!(dtype, L => L::BLOCK_BYTES);
         let bytes = rows.div_ceil(TILE).saturating_mul(tile_bytes);
-        let mut data = Buffer::zeroed(bytes, "weights")?;
+        let mut data = pool.zeroed(bytes, "weights")?;
         let tiles = Shared::new(&mut data);
         let level = workers.level;
         let byte_offset = level.run(ByteOffset);

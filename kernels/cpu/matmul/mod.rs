@@ -13,6 +13,7 @@ mod packed;
 use std::ops::Range;
 
 pub use packed::Keep;
+pub(super) use packed::Packing;
 use packed::{Form, Multiply, Packed, Prepared, Sink, TILE};
 
 use super::rows::RmsNorm;
@@ -47,18 +48,13 @@ pub struct Weight {
 
 impl Weight {
     /// See [`crate::Device::load`].
-    pub(super) fn load(
-        parts: &[TensorView<'_>],
-        shard: Shard,
-        keep: Keep,
-        workers: &mut Workers,
-    ) -> Result<Self, DeviceError> {
+    pub(super) fn load(parts: &[TensorView<'_>], shard: Shard, packing: &mut Packing<'_>) -> Result<Self, DeviceError> {
         let parts = host::views(parts, shard)?;
         let columns = parts[0].columns;
         let mut weight =
             Self { segments: Vec::new(), forms: Vec::new(), prepared_bytes: 0, tiles: 0, rows: 0, columns };
         for part in parts {
-            let packed = Packed::new(&part, keep, workers)?;
+            let packed = Packed::new(&part, packing)?;
             let form = packed.form();
             let prepared = match weight.forms.iter().find(|(known, _)| *known == form) {
                 Some((_, at)) => *at,

@@ -11,7 +11,7 @@ use crate::cpu::simd::{WIDE, Wide, WideKernel};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
 use crate::dtype::DType;
-use crate::host::PartView;
+use crate::host::{PartView, Pool};
 
 /// Output rows of a tile, one a lane. A matrix is padded with rows of zeros to whole tiles.
 pub(in crate::cpu) const TILE: usize = WIDE;
@@ -97,16 +97,27 @@ pub enum Keep {
     Quantised(DType),
 }
 
+/// What packing takes besides a matrix.
+pub(in crate::cpu) struct Packing<'a> {
+    /// How weights are kept.
+    pub keep: Keep,
+    /// Where.
+    pub pool: &'a mut Pool,
+    /// Who packs them.
+    pub workers: &'a mut Workers,
+}
+
 impl Packed {
     /// Packs what a checkpoint has.
-    pub(super) fn new(part: &PartView<'_>, keep: Keep, workers: &mut Workers) -> Result<Self, DeviceError> {
+    pub(super) fn new(part: &PartView<'_>, packing: &mut Packing<'_>) -> Result<Self, DeviceError> {
+        let Packing { keep, pool, workers } = packing;
         let float = matches!(part.dtype, DType::F32 | DType::F16 | DType::BF16);
-        match keep {
-            Keep::Stored | Keep::Quantised(_) if !float => Ok(Self::Int(Int::pack(part, part.dtype, workers)?)),
+        match *keep {
+            Keep::Stored | Keep::Quantised(_) if !float => Ok(Self::Int(Int::pack(part, part.dtype, pool, workers)?)),
             Keep::Quantised(dtype) if part.columns.is_multiple_of(dtype.block_len()) => {
-                Ok(Self::Int(Int::pack(part, dtype, workers)?))
+                Ok(Self::Int(Int::pack(part, dtype, pool, workers)?))
             }
-            _ => Ok(Self::Float(Float::pack(part, keep == Keep::Exact, workers)?)),
+            _ => Ok(Self::Float(Float::pack(part, *keep == Keep::Exact, pool, workers)?)),
         }
     }
 

@@ -103,7 +103,8 @@ fn products_of_every_format_and_shape_are_those_of_the_integers() {
         let (rows, columns) = (21, dtype.block_len() * if dtype.block_len() == 32 { 5 } else { 2 });
         let stored = Stored::random(&mut random, dtype, &[rows, columns]);
         let parts = host::views(&[stored.view()], Shard::Whole).unwrap();
-        let w = Int::pack(&parts[0], parts[0].dtype, &mut Workers::new(2, level).unwrap()).unwrap();
+        let w =
+            Int::pack(&parts[0], parts[0].dtype, &mut Pool::default(), &mut Workers::new(2, level).unwrap()).unwrap();
         let values: Vec<Vec<f32>> = (0..rows)
             .map(|row| {
                 let (mut exact, mut unpacked) = (vec![0.0; columns], vec![f32::NAN; columns]);
