@@ -9,7 +9,7 @@ mod tests;
 
 use std::fmt;
 
-pub(crate) use quantize::quantize_row;
+pub(crate) use quantize::{quantize_row, to_int8};
 
 use crate::narrow::{bf16_to_f32, f16_to_f32};
 

@@ -33,9 +33,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use attention::{Attention, Shares};
-pub use matmul::Keep;
-pub use matmul::Weight;
 use matmul::{Arena, Finish, Input, Packing, Rows, Target};
+pub use matmul::{Integers, Keep, Weight};
 pub use moe::{Experts, MoeScratch};
 use ranks::AddParts;
 use rope::Angles;

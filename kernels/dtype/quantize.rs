@@ -1,4 +1,5 @@
-//! Floats into GGUF's Q8_0 and Q4_0: what `--quantize` makes of a checkpoint's matrices. Knows values, not tensors.
+//! Floats into GGUF's Q8_0 and Q4_0, and into bytes with a scale: what `--quantize` makes of a checkpoint's matrices. Knows
+//! values, not tensors.
 use super::DType;
 use crate::narrow::{f16_to_f32, f32_to_f16};
 
@@ -37,21 +38,34 @@ fn scale(d: f32) -> (u16, f32) {
     }
 }
 
-fn largest(x: &[f32; BLOCK]) -> f32 {
+fn largest(x: &[f32]) -> f32 {
     // NaN wins, unlike in f32::max.
     x.iter().fold(0.0, |most: f32, x| if x.abs() > most.abs() || x.is_nan() { *x } else { most })
 }
 
-fn put_q8_0(x: &[f32; BLOCK], out: &mut Vec<u8>) {
+/// To the nearest whole number, ties to the even one, of what is small: float addition rounds so, and is one instruction on every
+/// machine, where `round_ties_even` is a call of libm.
+fn nearest(x: f32) -> f32 {
+    const WHOLE: f32 = 12_582_912.0; // 1.5 x 2^23: its neighbours are whole numbers
+    (x + WHOLE) - WHOLE
+}
+
+/// `N` values that share a scale, as Q8_0's blocks do: the scale in half precision and the integers, -127 to 127.
+pub(crate) fn to_int8<const N: usize>(x: &[f32; N]) -> (u16, [i8; N]) {
     let (half, inverse) = scale(largest(x).abs() / 127.0);
-    out.extend(half.to_le_bytes());
     // Rounding the scale down may carry the largest past 127.
-    out.extend(x.iter().map(|x| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8));
+    (half, x.map(|x| nearest((x * inverse).clamp(-127.0, 127.0)) as i8))
+}
+
+fn put_q8_0(x: &[f32; BLOCK], out: &mut Vec<u8>) {
+    let (half, q) = to_int8(x);
+    out.extend(half.to_le_bytes());
+    out.extend(q.map(|q| q as u8));
 }
 
 fn put_q4_0(x: &[f32; BLOCK], out: &mut Vec<u8>) {
     let most = largest(x);
-    let integers = |inverse: f32| x.map(|x| (x * inverse).round_ties_even().clamp(-8.0, 7.0));
+    let integers = |inverse: f32| x.map(|x| nearest((x * inverse).clamp(-8.0, 7.0)));
     let mut best = (f32::INFINITY, scale(most / -8.0));
     for divisor in [-8.8, -8.4, -8.0, -7.6, -7.2, 7.4, 7.0] {
         let (half, inverse) = scale(most / divisor);

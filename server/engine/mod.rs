@@ -15,9 +15,9 @@ mod slots;
 
 use minisgl_checkpoint::Checkpoint;
 use minisgl_config::{DTypeChoice, DeviceKind, EngineSettings, KvCacheDType, Quantize};
-use minisgl_kernels::cpu::{Cpu, CpuOptions, Keep};
+use minisgl_kernels::cpu::{Cpu, CpuOptions, Integers, Keep};
 use minisgl_kernels::reference::Reference;
-use minisgl_kernels::{Alarm, Collective, DType, Device, DeviceError, KvFormat, Limits, TokenId};
+use minisgl_kernels::{Alarm, Collective, Device, DeviceError, KvFormat, Limits, TokenId};
 
 use self::capacity::Memory;
 use self::device::{DeviceRunner, RankState};
@@ -104,13 +104,13 @@ fn kv_format(settings: &EngineSettings) -> KvFormat {
 fn keep(settings: &EngineSettings) -> Result<Keep, LoadError> {
     let refused = |why: &str| Err(LoadError::Setting { flag: "quantize", why: why.to_owned() });
     let fast = settings.dtype == DTypeChoice::Auto;
-    let dtype = match settings.quantize {
+    let integers = match settings.quantize {
         Quantize::None => return Ok(if fast { Keep::Stored } else { Keep::Exact }),
-        Quantize::Int8 => DType::Q8_0,
-        Quantize::Int4 => DType::Q4_0,
+        Quantize::Int8 => Integers::Int8,
+        Quantize::Int4 => Integers::Int4,
     };
     match settings.device {
-        DeviceKind::Cpu if fast => Ok(Keep::Quantised(dtype)),
+        DeviceKind::Cpu if fast => Ok(Keep::Quantised(integers)),
         DeviceKind::Cpu => {
             refused("goes with --dtype auto: the named types multiply weights exactly as they are stored")
         }

@@ -7,10 +7,12 @@
 //! ```text
 //!   total = fma(Σ(q - zero)·x, d·s, total)      total = fma(m, s·Σx, total)
 //!
-//!   a tile's block      16 rows × 32 columns, one after the other along the columns
+//!   a tile's unit       16 rows × 32 columns, or 8 × 32 of them, one after the other along the columns
 //!     nibbles: 256      line j: of each row four bytes; low nibbles columns 4j.., high ones columns 16 + 4j..
 //!     or bytes: 512     line j: of each row columns 4j..
 //!     scales, minima    sixteen of each, f16 as in the file; K formats': f32, their products
+//!
+//!   where four blocks share a scale:      part = fma(Σq·x, s, part) over the four      total = fma(part, d, total)
 //!
 //!   a token's block     [x: i8 * 32][s: f32][s·Σx: f32][-8, -128·Σx: i32][-32·Σ(first 16 x): i32]
 //! ```
@@ -21,14 +23,16 @@ use super::packed::{Prepared, Sink, TILE};
 use crate::cpu::simd::{Wide, WideKernel, unrolled};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
-use crate::dtype::{Block, DType, dequantize_row, quantize_row};
+use crate::dtype::{Block, DType, dequantize_row, quantize_row, to_int8};
 use crate::host::{Buffer, PartView, Pool, Shared};
+use crate::narrow::f16_to_f32;
 
 mod layout;
 mod pair;
 mod prepare;
 
-use layout::{Layout, by_layout};
+pub(super) use layout::Format;
+use layout::{Int8, Layout, by_layout};
 use prepare::{BYTE_SUM, RECORD, SCALE, SCALED_SUM, ZERO_SUM, ZERO_SUM_FIRST};
 
 /// Columns of a block.
@@ -42,26 +46,28 @@ const AHEAD_BYTES: usize = 8 << 10;
 
 /// A quantised matrix, packed.
 pub(super) struct Int {
-    dtype: DType,
+    format: Format,
     rows: usize,
     columns: usize,
     /// What the set that it was packed for adds to signed bytes.
     byte_offset: i32,
-    /// `[tiles][columns / 32]` blocks
+    /// `[tiles][columns / 32 / UNIT]` units
     data: Buffer<u8>,
 }
 
 impl Int {
-    /// Packs what is stored in `dtype`, or quantises floats to it.
+    /// Packs what is stored in the format, or quantises floats to it.
     pub(super) fn pack(
         part: &PartView<'_>,
-        dtype: DType,
+        format: Format,
         pool: &mut Pool,
         workers: &mut Workers,
     ) -> Result<Self, DeviceError> {
         let (rows, columns) = (part.rows, part.columns);
-        assert!(columns.is_multiple_of(BLOCK), "{columns} columns of {dtype}");
-        let tile_bytes = columns / BLOCK * by_layout!(dtype, L => L::BLOCK_BYTES);
+        let tile_bytes = by_layout!(format, L => {
+            assert!(columns.is_multiple_of(L::UNIT * BLOCK), "{columns} columns of {format:?}");
+            columns / BLOCK / L::UNIT * L::UNIT_BYTES
+        });
         let bytes = rows.div_ceil(TILE).saturating_mul(tile_bytes);
         let mut data = pool.zeroed(bytes, "weights")?;
         let tiles = Shared::new(&mut data);
@@ -70,14 +76,19 @@ impl Int {
         workers.run(rows.div_ceil(TILE), |_, tile| {
             // SAFETY: each tile is one task's.
             let out = unsafe { tiles.part(tile * tile_bytes, tile_bytes) };
-            by_layout!(dtype, L => pack_tile::<L>(part, dtype, tile, byte_offset, out));
+            match format {
+                Format::Stored(dtype) => {
+                    by_layout!(format, L => pack_tile::<L>(part, dtype, tile, byte_offset, out));
+                }
+                Format::Int8 => pack_int8(part, tile, byte_offset, out),
+            }
         });
-        Ok(Self { dtype, rows, columns, byte_offset, data })
+        Ok(Self { format, rows, columns, byte_offset, data })
     }
 
     /// Bytes a tile.
     pub(super) fn tile_bytes(&self) -> usize {
-        self.columns / BLOCK * by_layout!(self.dtype, L => L::BLOCK_BYTES)
+        by_layout!(self.format, L => self.columns / BLOCK / L::UNIT * L::UNIT_BYTES)
     }
 
     /// Bytes of one token's activations.
@@ -91,11 +102,11 @@ impl Int {
         prepare::quantise(isa, x, out);
     }
 
-    /// One row's values, to the bits of [`crate::dtype::dequantize_row`].
+    /// One row's values; of what a file stores, to the bits of [`crate::dtype::dequantize_row`].
     pub(super) fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.columns, "row {row} of {}", self.rows);
         let tile = &self.data[row / TILE * self.tile_bytes()..][..self.tile_bytes()];
-        by_layout!(self.dtype, L => row_of::<L>(tile, row % TILE, self.byte_offset, out));
+        by_layout!(self.format, L => row_of::<L>(tile, row % TILE, self.byte_offset, out));
     }
 
     /// See [`super::packed::Multiply`].
@@ -108,7 +119,7 @@ impl Int {
         tokens: Range<usize>,
         sink: &K,
     ) {
-        by_layout!(self.dtype, L => self.multiply_by::<L, S, K>(isa, x, tiles, tokens, sink));
+        by_layout!(self.format, L => self.multiply_by::<L, S, K>(isa, x, tiles, tokens, sink));
     }
 
     #[inline(always)]
@@ -121,7 +132,7 @@ impl Int {
         sink: &K,
     ) {
         let blocks = self.columns / BLOCK;
-        let tile_bytes = blocks * L::BLOCK_BYTES;
+        let tile_bytes = self.tile_bytes();
         assert!(tiles.end * tile_bytes <= self.data.len() && S::BYTE_OFFSET == self.byte_offset);
         let start = x.start(&tokens, blocks * RECORD);
         if L::STEPS == 0 && S::REGISTERS >= 32 && tokens.len() > ALONE {
@@ -220,12 +231,13 @@ impl<L: Layout, const M: usize> WideKernel for Totals<L, M> {
     }
 }
 
-/// Asks memory for a block that is used shortly and `once`, or that will be several times. Blocks of bytes, of nine lines, gained
-/// nothing by being near (kernels/README.md).
+/// Asks memory for what is used shortly and `once`, or will be several times: where block `block` of a unit would be at `at`. Blocks
+/// of bytes, of eight lines and more, gained nothing by being near (kernels/README.md).
 #[inline(always)]
-fn ask<L: Layout, S: Wide>(isa: S, block: *const u8, once: bool) {
-    for line in 0..L::BLOCK_BYTES.div_ceil(64) {
-        let at = block.wrapping_add(64 * line);
+fn ask<L: Layout, S: Wide>(isa: S, at: *const u8, block: usize, once: bool) {
+    let bytes = if block + 1 < L::UNIT { L::INTEGERS } else { L::UNIT_BYTES - (L::UNIT - 1) * L::INTEGERS };
+    for line in 0..bytes.div_ceil(64) {
+        let at = at.wrapping_add(64 * line);
         if once && L::STEPS > 0 { isa.prefetch_near(at) } else { isa.prefetch(at) }
     }
 }
@@ -240,26 +252,45 @@ fn ask<L: Layout, S: Wide>(isa: S, block: *const u8, once: bool) {
 unsafe fn totals<L: Layout, S: Wide, const M: usize>(isa: S, at: Operands) -> [S::F; M] {
     let mut totals = [isa.splat(0.0); M];
     let mut turn = at.turn;
-    for block in 0..at.blocks {
+    for first in (0..at.blocks).step_by(L::UNIT) {
         // SAFETY: within the tile and the tokens' records, by contract; so are the offsets below, by their layouts.
         unsafe {
-            let (w, x) = (at.w.add(block * L::BLOCK_BYTES), at.x.add(block * RECORD));
-            if block == turn {
-                turn += at.every;
-                ask::<L, S>(isa, w.wrapping_add(at.ahead), at.every == 1);
-            }
-            let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
-            for share in 0..BLOCK / L::SHARE {
-                let sums = sums::<L, S, M>(isa, w, x, at.stride, share);
-                let d = L::numbers(isa, w, share);
-                for t in 0..M {
-                    totals[t] = isa.fma(isa.to_f32(sums[t]), isa.mul(d, isa.splat(scalar(t, SCALE))), totals[t]);
+            let unit = at.w.add(first / L::UNIT * L::UNIT_BYTES);
+            for span in 0..L::UNIT / L::SPAN {
+                let mut parts = [isa.splat(0.0); M];
+                for block in span * L::SPAN..(span + 1) * L::SPAN {
+                    let (w, x) = (unit.add(block * L::INTEGERS), at.x.add((first + block) * RECORD));
+                    if first + block == turn {
+                        turn += at.every;
+                        ask::<L, S>(isa, w.wrapping_add(at.ahead), block, at.every == 1);
+                    }
+                    let scalar = |t: usize, field: usize| x.add(t * at.stride + field).cast::<f32>().read_unaligned();
+                    for share in 0..BLOCK / L::SHARE {
+                        let sums = sums::<L, S, M>(isa, w, x, at.stride, share);
+                        if L::SPAN > 1 {
+                            for t in 0..M {
+                                parts[t] = isa.fma(isa.to_f32(sums[t]), isa.splat(scalar(t, SCALE)), parts[t]);
+                            }
+                            continue;
+                        }
+                        let d = L::numbers(isa, unit, share);
+                        for t in 0..M {
+                            let scale = isa.mul(d, isa.splat(scalar(t, SCALE)));
+                            totals[t] = isa.fma(isa.to_f32(sums[t]), scale, totals[t]);
+                        }
+                    }
+                    if L::MIN {
+                        let m = L::numbers(isa, unit, 1);
+                        for t in 0..M {
+                            totals[t] = isa.fma(m, isa.splat(scalar(t, SCALED_SUM)), totals[t]);
+                        }
+                    }
                 }
-            }
-            if L::MIN {
-                let m = L::numbers(isa, w, 1);
-                for t in 0..M {
-                    totals[t] = isa.fma(m, isa.splat(scalar(t, SCALED_SUM)), totals[t]);
+                if L::SPAN > 1 {
+                    let d = L::numbers(isa, unit, span);
+                    for t in 0..M {
+                        totals[t] = isa.fma(parts[t], d, totals[t]);
+                    }
                 }
             }
         }
@@ -358,8 +389,9 @@ fn pack_tile<L: Layout>(part: &PartView<'_>, dtype: DType, tile: usize, byte_off
     let mut block = Block { q: [0; 256], scales: [(0.0, 0.0); 16] };
     let zero = if L::STEPS == 0 { byte_offset } else { L::ZERO };
     let shares = BLOCK / L::SHARE;
+    assert_eq!(L::UNIT, 1, "files have their numbers block by block");
     for row in 0..TILE.min(part.rows - tile * TILE) {
-        let mut blocks = out.chunks_exact_mut(L::BLOCK_BYTES);
+        let mut blocks = out.chunks_exact_mut(L::UNIT_BYTES);
         let mut stored = part.row(tile * TILE + row);
         if part.dtype != dtype {
             floats.resize(part.columns, 0.0);
@@ -385,6 +417,26 @@ fn pack_tile<L: Layout>(part: &PartView<'_>, dtype: DType, tile: usize, byte_off
     }
 }
 
+/// Quantises up to sixteen rows of `part`.
+fn pack_int8(part: &PartView<'_>, tile: usize, byte_offset: i32, out: &mut [u8]) {
+    const COLUMNS: usize = Int8::SPAN * BLOCK;
+    let mut floats = vec![0.0; part.columns];
+    for row in 0..TILE.min(part.rows - tile * TILE) {
+        dequantize_row(part.dtype, part.row(tile * TILE + row), &mut floats);
+        let spans = floats.as_chunks::<COLUMNS>().0;
+        for (i, x) in spans.iter().enumerate() {
+            let (unit, span) = (i * Int8::SPAN / Int8::UNIT, i % (Int8::UNIT / Int8::SPAN));
+            let unit = &mut out[unit * Int8::UNIT_BYTES..][..Int8::UNIT_BYTES];
+            let (half, q) = to_int8(x);
+            for (j, q) in q.as_chunks::<BLOCK>().0.iter().enumerate() {
+                let block = &mut unit[(span * Int8::SPAN + j) * Int8::INTEGERS..][..Int8::INTEGERS];
+                put_integers::<Int8>(&q.map(|q| (i32::from(q) + byte_offset) as u8), row, block);
+            }
+            Int8::put_number(unit, span, row, f16_to_f32(half));
+        }
+    }
+}
+
 /// A row's 32 integers into a tile's block.
 #[inline(always)]
 fn put_integers<L: Layout>(q: &[u8; BLOCK], row: usize, out: &mut [u8]) {
@@ -404,9 +456,11 @@ fn put_integers<L: Layout>(q: &[u8; BLOCK], row: usize, out: &mut [u8]) {
 /// One row of a tile, as values.
 fn row_of<L: Layout>(tile: &[u8], row: usize, byte_offset: i32, out: &mut [f32]) {
     let zero = if L::STEPS == 0 { byte_offset } else { L::ZERO };
-    for (block, out) in tile.chunks_exact(L::BLOCK_BYTES).zip(out.as_chunks_mut::<BLOCK>().0) {
+    for (i, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+        let unit = &tile[i / L::UNIT * L::UNIT_BYTES..][..L::UNIT_BYTES];
+        let block = &unit[i % L::UNIT * L::INTEGERS..];
         for (share, out) in out.chunks_exact_mut(L::SHARE).enumerate() {
-            let d = L::number(block, share, row);
+            let d = L::number(unit, i % L::UNIT / L::SPAN + share, row);
             for (i, y) in out.iter_mut().enumerate() {
                 let column = share * L::SHARE + i;
                 let byte = |line: usize| block[64 * line + 4 * row + column % 4];
@@ -421,7 +475,7 @@ fn row_of<L: Layout>(tile: &[u8], row: usize, byte_offset: i32, out: &mut [f32])
                 };
                 *y = q as f32 * d;
                 if L::MIN {
-                    *y += L::number(block, 1, row);
+                    *y += L::number(unit, 1, row);
                 }
             }
         }

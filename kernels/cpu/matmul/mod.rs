@@ -12,9 +12,9 @@ mod packed;
 
 use std::ops::Range;
 
-pub use packed::Keep;
 pub(super) use packed::Packing;
 use packed::{Form, Multiply, Packed, Prepared, Sink, TILE};
+pub use packed::{Integers, Keep};
 
 use super::rows::RmsNorm;
 use super::simd::{Wide, WideKernel};

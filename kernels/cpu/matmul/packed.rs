@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::float::Float;
 use super::floats::{self, Inputs};
-use super::int::Int;
+use super::int::{Format, Int};
 use crate::cpu::simd::{WIDE, Wide, WideKernel};
 use crate::cpu::workers::Workers;
 use crate::device::DeviceError;
@@ -93,8 +93,17 @@ pub enum Keep {
     Stored,
     /// Their values, multiplied with f32. Quantised weights are widened to f32, eight times the memory of four bits.
     Exact,
-    /// Float matrices quantised to this format, Q8_0 or Q4_0, where their rows are whole blocks of 32; the rest as stored.
-    Quantised(DType),
+    /// Float matrices quantised, where their rows are whole blocks of 32; the rest as stored.
+    Quantised(Integers),
+}
+
+/// What floats are quantised to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integers {
+    /// Signed bytes. A row's 128 columns share a scale where rows are whole 256s; otherwise it is GGUF's Q8_0, 32.
+    Int8,
+    /// GGUF's Q4_0.
+    Int4,
 }
 
 /// What packing takes besides a matrix.
@@ -112,12 +121,14 @@ impl Packed {
     pub(super) fn new(part: &PartView<'_>, packing: &mut Packing<'_>) -> Result<Self, DeviceError> {
         let Packing { keep, pool, workers } = packing;
         let float = matches!(part.dtype, DType::F32 | DType::F16 | DType::BF16);
-        match *keep {
-            Keep::Stored | Keep::Quantised(_) if !float => Ok(Self::Int(Int::pack(part, part.dtype, pool, workers)?)),
-            Keep::Quantised(dtype) if part.columns.is_multiple_of(dtype.block_len()) => {
-                Ok(Self::Int(Int::pack(part, dtype, pool, workers)?))
-            }
-            _ => Ok(Self::Float(Float::pack(part, *keep == Keep::Exact, pool, workers)?)),
+        let format = match *keep {
+            Keep::Stored | Keep::Quantised(_) if !float => Some(Format::Stored(part.dtype)),
+            Keep::Quantised(integers) => Format::of_floats(integers, part.columns),
+            Keep::Stored | Keep::Exact => None,
+        };
+        match format {
+            Some(format) => Ok(Self::Int(Int::pack(part, format, pool, workers)?)),
+            None => Ok(Self::Float(Float::pack(part, *keep == Keep::Exact, pool, workers)?)),
         }
     }
 

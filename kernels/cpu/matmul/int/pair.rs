@@ -36,7 +36,7 @@ impl<L: Layout, K: Sink> Pairs<'_, L, K> {
     pub(super) fn multiply<S: Wide>(self, isa: S) {
         let Self { w, x, tiles, tokens, sink, .. } = self;
         let blocks = w.columns / BLOCK;
-        let tile_bytes = blocks * L::BLOCK_BYTES;
+        let tile_bytes = w.tile_bytes();
         // Parts of even size, of four tokens at least: each asks for its share of the next pair.
         let parts = tokens.len().div_ceil(MOST);
         for tile in tiles.clone().step_by(2) {
@@ -92,35 +92,59 @@ impl<L: Layout, const M: usize> WideKernel for Pair<L, M> {
         let Self { at, second, .. } = self;
         let mut totals = [[isa.splat(0.0); 2]; M];
         let mut turn = at.turn;
-        for block in 0..at.blocks {
+        for first in (0..at.blocks).step_by(L::UNIT) {
             // SAFETY: who made the operands saw that both tiles and the tokens' records are there; offsets are within them by
             // their layouts.
             unsafe {
-                let w = [at.w.add(block * L::BLOCK_BYTES), second.add(block * L::BLOCK_BYTES)];
-                let x = at.x.add(block * RECORD);
-                if block == turn {
-                    turn += at.every;
-                    ask::<L, S>(isa, w[0].wrapping_add(at.ahead), false);
-                    ask::<L, S>(isa, w[1].wrapping_add(at.ahead), false);
-                }
-                let mut sums = [[isa.splat_i(0); 2]; M];
-                for t in 0..M {
-                    sums[t] = [isa.splat_i(x.add(t * at.stride + BYTE_SUM).cast::<i32>().read_unaligned()); 2];
-                }
-                let groups = BLOCK / 4;
-                unrolled!(group in 0..groups {
-                    let (first, second) = (isa.load_bytes(w[0].add(64 * group)), isa.load_bytes(w[1].add(64 * group)));
-                    for t in 0..M {
-                        let x = isa.splat_4(x.add(t * at.stride + 4 * group));
-                        sums[t] = [isa.dot_bytes(sums[t][0], first, x), isa.dot_bytes(sums[t][1], second, x)];
-                        isa.settle_integers(&mut sums[t]);
+                let units = [at.w, second].map(|w| w.add(first / L::UNIT * L::UNIT_BYTES));
+                for span in 0..L::UNIT / L::SPAN {
+                    let mut parts = [[isa.splat(0.0); 2]; M];
+                    for block in span * L::SPAN..(span + 1) * L::SPAN {
+                        let w = [units[0].add(block * L::INTEGERS), units[1].add(block * L::INTEGERS)];
+                        let x = at.x.add((first + block) * RECORD);
+                        if first + block == turn {
+                            turn += at.every;
+                            ask::<L, S>(isa, w[0].wrapping_add(at.ahead), block, false);
+                            ask::<L, S>(isa, w[1].wrapping_add(at.ahead), block, false);
+                        }
+                        let mut sums = [[isa.splat_i(0); 2]; M];
+                        for t in 0..M {
+                            sums[t] = [isa.splat_i(x.add(t * at.stride + BYTE_SUM).cast::<i32>().read_unaligned()); 2];
+                        }
+                        let groups = BLOCK / 4;
+                        unrolled!(group in 0..groups {
+                            let pair = [isa.load_bytes(w[0].add(64 * group)), isa.load_bytes(w[1].add(64 * group))];
+                            for t in 0..M {
+                                let x = isa.splat_4(x.add(t * at.stride + 4 * group));
+                                sums[t] = [isa.dot_bytes(sums[t][0], pair[0], x), isa.dot_bytes(sums[t][1], pair[1], x)];
+                                isa.settle_integers(&mut sums[t]);
+                            }
+                        });
+                        let scale = |t: usize| x.add(t * at.stride + SCALE).cast::<f32>().read_unaligned();
+                        if L::SPAN > 1 {
+                            for t in 0..M {
+                                let scale = isa.splat(scale(t));
+                                for n in 0..2 {
+                                    parts[t][n] = isa.fma(isa.to_f32(sums[t][n]), scale, parts[t][n]);
+                                }
+                            }
+                            continue;
+                        }
+                        let d = [L::numbers(isa, units[0], 0), L::numbers(isa, units[1], 0)];
+                        for t in 0..M {
+                            let scale = isa.splat(scale(t));
+                            for n in 0..2 {
+                                totals[t][n] = isa.fma(isa.to_f32(sums[t][n]), isa.mul(d[n], scale), totals[t][n]);
+                            }
+                        }
                     }
-                });
-                let d = [L::numbers(isa, w[0], 0), L::numbers(isa, w[1], 0)];
-                for t in 0..M {
-                    let scale = isa.splat(x.add(t * at.stride + SCALE).cast::<f32>().read_unaligned());
-                    for n in 0..2 {
-                        totals[t][n] = isa.fma(isa.to_f32(sums[t][n]), isa.mul(d[n], scale), totals[t][n]);
+                    if L::SPAN > 1 {
+                        let d = [L::numbers(isa, units[0], span), L::numbers(isa, units[1], span)];
+                        for t in 0..M {
+                            for n in 0..2 {
+                                totals[t][n] = isa.fma(parts[t][n], d[n], totals[t][n]);
+                            }
+                        }
                     }
                 }
             }
