@@ -5,12 +5,13 @@
 //!     | K of head 0 | … | K of head n - 1 | V of head 0 | … | V of head n - 1 | n scales of K | n of V |  padding
 //!                         elements of the format                                f32, of int8 alone       to 32 bytes
 //!   turned, where pages are whole groups of sixteen tokens and attention multiplies elements as they are stored (F32, BF16):
-//!     | K of head 0: [words of a head][16 keys], words of four bytes | … | V of token 0, all heads | … | V of token 15 |  padding
+//!     | K of head 0: [words of a head][16 keys], words of four bytes | V of head 0: of 16 tokens | K of head 1 | … |  padding
 //! ```
 //!
-//! All heads and both K and V lie together: a token is one place in memory, so that pages of one token cost no more than
+//! In rows all heads and both K and V lie together: a token is one place in memory, so that pages of one token cost no more than
 //! pages of many. Turned keys are what a product wants of them: word w of sixteen keys is a vector, and a query that reads a
-//! key once need not turn it first. Knows nothing of who owns a page or which sequence it belongs to.
+//! key once need not turn it first. Queries meet one head after the other, and what they read of a head is one run of memory
+//! a group: hardware that fetches ahead wants runs. Knows nothing of who owns a page or which sequence it belongs to.
 use super::{Buffer, Shared};
 use crate::device::{DeviceError, KvFormat, KvShape};
 use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -66,16 +67,11 @@ impl KvLayout {
         self.kv_heads * self.head_bytes()
     }
 
-    /// A head's key, from the token's keys; where they are turned, the head's sixteen keys.
+    /// A head's key, from the token's keys; where they are turned, the head's sixteen keys. A head's value, from the token's
+    /// values.
     #[inline(always)]
-    pub(crate) fn key(&self, kv_head: usize) -> usize {
-        kv_head * self.head_bytes() * if self.is_turned { GROUP } else { 1 }
-    }
-
-    /// A head's value, from the token's values.
-    #[inline(always)]
-    pub(crate) fn value(&self, kv_head: usize) -> usize {
-        kv_head * self.head_bytes()
+    pub(crate) fn head(&self, kv_head: usize) -> usize {
+        kv_head * self.head_bytes() * if self.is_turned { 2 * GROUP } else { 1 }
     }
 
     /// From a token's keys to its scales, of rows.
@@ -111,7 +107,7 @@ impl KvLayout {
     /// From the keys and the values of a token of such a run to the next one's.
     #[inline(always)]
     pub(crate) fn strides(&self) -> [usize; 2] {
-        if self.is_turned { [0, self.all_bytes()] } else { [self.bytes(); 2] }
+        if self.is_turned { [0, self.head_bytes()] } else { [self.bytes(); 2] }
     }
 
     /// Where a token's keys and its values start.
@@ -120,7 +116,7 @@ impl KvLayout {
         let token = (place.layer * shape.pages + place.page) * shape.page_size + place.offset;
         if self.is_turned {
             let group = token / GROUP * GROUP * self.bytes();
-            (group, group + (GROUP + token % GROUP) * self.all_bytes())
+            (group, group + (GROUP + token % GROUP) * self.head_bytes())
         } else {
             let row = token * self.bytes();
             (row, row + self.all_bytes())
@@ -176,7 +172,7 @@ impl KvCache {
     #[inline(always)]
     pub(crate) fn at(&self, place: Place) -> [*const u8; 2] {
         let (keys, values) = self.layout.starts(&self.shape, place);
-        let end = values + self.layout.all_bytes();
+        let end = values + self.layout.head(self.layout.kv_heads - 1) + self.layout.head_bytes();
         assert!(place.offset < self.shape.page_size && end <= self.rows.len(), "{place:?} is not in the K/V cache");
         [keys, values].map(|at| self.rows.as_ptr().wrapping_add(at))
     }
@@ -185,19 +181,19 @@ impl KvCache {
     pub(crate) fn key(&self, place: Place, kv_head: usize, out: &mut [f32]) {
         let start = self.layout.starts(&self.shape, place).0;
         if self.layout.is_turned {
-            let at = start + self.layout.key(kv_head) + place.offset % GROUP * WORD;
+            let at = start + self.layout.head(kv_head) + place.offset % GROUP * WORD;
             let words = self.rows[at..].chunks(GROUP * WORD).take(self.layout.head_bytes() / WORD);
             let key: Vec<u8> = words.flat_map(|word| word[..WORD].iter().copied()).collect();
             decode(self.layout.format, &key, 1.0, out);
         } else {
-            self.read(start, start + self.layout.key(kv_head), self.layout.key_scale(kv_head), out);
+            self.read(start, start + self.layout.head(kv_head), self.layout.key_scale(kv_head), out);
         }
     }
 
     /// Reads one K/V head's value, `[head_dim]`.
     pub(crate) fn value(&self, place: Place, kv_head: usize, out: &mut [f32]) {
         let (start, values) = self.layout.starts(&self.shape, place);
-        self.read(start, values + self.layout.value(kv_head), self.layout.value_scale(kv_head), out);
+        self.read(start, values + self.layout.head(kv_head), self.layout.value_scale(kv_head), out);
     }
 
     fn read(&self, start: usize, at: usize, scale: usize, out: &mut [f32]) {
@@ -233,18 +229,18 @@ impl KvWriter<'_> {
         let head_bytes = self.layout.head_bytes();
         for (h, head) in values.chunks_exact(head_dim).enumerate() {
             // SAFETY: this place is the caller's alone.
-            unsafe { self.store_head(start, values_at + self.layout.value(h), self.layout.value_scale(h), head) };
+            unsafe { self.store_head(start, values_at + self.layout.head(h), self.layout.value_scale(h), head) };
         }
         if !is_turned {
             for (h, head) in keys.chunks_exact(head_dim).enumerate() {
                 // SAFETY: as above.
-                unsafe { self.store_head(start, start + self.layout.key(h), self.layout.key_scale(h), head) };
+                unsafe { self.store_head(start, start + self.layout.head(h), self.layout.key_scale(h), head) };
             }
             return;
         }
         let per_word = WORD / format.element_bytes();
         for (h, head) in keys.chunks_exact(head_dim).enumerate() {
-            let at = start + self.layout.key(h) + place.offset % GROUP * WORD;
+            let at = start + self.layout.head(h) + place.offset % GROUP * WORD;
             // SAFETY: of each word's sixteen keys, this place's is the caller's alone; the head's words are these.
             let words = unsafe { self.bytes.strided(at, WORD, GROUP * WORD, head_bytes / WORD) };
             for (elements, word) in head.chunks_exact(per_word).zip(words) {

@@ -25,17 +25,22 @@ pub(super) struct Rows {
     pub starts: Starts,
     /// Keys of this block.
     pub count: usize,
-    /// What will be wanted next, and is asked for meanwhile.
+    /// The same of the block after it, this tile's or the next one's.
     pub next: Starts,
-    /// Where the asking for it has come to.
+    /// Keys of that one.
+    pub next_count: usize,
+    /// What is asked for meanwhile.
     pub asked: Asked,
 }
 
-/// A walk over the next block, in the order of memory: a step a key of each head, half of them among the keys and half among
-/// the values, since many lines at once would hold up the loads that come after, and hardware does best with neighbours.
+/// A walk over what will be wanted next, in the order of memory, by small steps among the products: many lines at once would hold
+/// up the loads that come after, and hardware does best with neighbours. Of rows that is the whole next block, which takes as
+/// many steps a token as there are heads. Of turned keys and their values it is the next head alone.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    /// Of the heads' keys and of their values, a token's first byte and the cache lines a step.
+    /// It is in the next block.
+    pub of_next: bool,
+    /// Of the keys and of the values, a token's first byte and the cache lines a step.
     pub runs: [(usize, usize); 2],
     /// Bytes from a token's share of its group's keys to the next one's, where they are turned.
     pub lane: usize,
@@ -43,20 +48,23 @@ pub(super) struct Asked {
     pub steps: usize,
     /// Steps at once: a short block's keys ask for all of a long one.
     pub at_once: usize,
-    row: usize,
-    step: usize,
+    /// Tokens.
+    pub count: usize,
+    /// The token that is asked for, …
+    pub row: usize,
+    /// … and which part of it.
+    pub step: usize,
 }
 
 impl Asked {
-    /// For runs from so many bytes on, of so many, by so many heads.
-    pub(super) fn new(parts: [(usize, usize); 2], lane: usize, heads: usize) -> Self {
-        let runs = parts.map(|(start, bytes)| (start, bytes.div_ceil(64).div_ceil(heads)));
-        Self { runs, lane, steps: heads, at_once: 1, row: 0, step: 0 }
-    }
+    /// Nothing.
+    pub(super) const NOTHING: Self =
+        Self { of_next: false, runs: [(0, 0); 2], lane: 0, steps: 1, at_once: 1, count: 0, row: 0, step: 0 };
 
-    /// From the first row again.
-    pub(super) fn restart(&mut self) {
-        (self.row, self.step) = (0, 0);
+    /// Of so many tokens, what starts here in their keys and their values, and of how many bytes.
+    pub(super) fn new(count: usize, [keys, values]: [(usize, usize); 2], steps: usize) -> Self {
+        let runs = [keys, values].map(|(start, bytes)| (start, bytes.div_ceil(64).div_ceil(steps)));
+        Self { runs, steps, count, ..Self::NOTHING }
     }
 }
 
@@ -64,7 +72,7 @@ impl Rows {
     /// All that is left.
     #[inline(always)]
     pub(super) fn ask_all<S: Wide>(&mut self, isa: S) {
-        while self.asked.row < BLOCK {
+        while self.asked.row < self.asked.count {
             self.ask(isa);
         }
     }
@@ -72,9 +80,13 @@ impl Rows {
     /// A step, or some.
     #[inline(always)]
     pub(super) fn ask<S: Wide>(&mut self, isa: S) {
-        let Asked { runs, lane, steps, at_once, row, step } = &mut self.asked;
+        let Asked { of_next, runs, lane, steps, at_once, count, row, step } = &mut self.asked;
+        let [keys, values] = if *of_next { &self.next } else { &self.starts };
         for _ in 0..*at_once {
-            let [Some(keys), Some(values)] = self.next.each_ref().map(|next| next.get(*row)) else { return };
+            if *row >= *count {
+                return;
+            }
+            let (Some(keys), Some(values)) = (keys.get(*row), values.get(*row)) else { return };
             let from = [keys.wrapping_add(*row % WIDE * *lane), *values];
             for (from, (start, lines)) in from.into_iter().zip(*runs) {
                 let from = from.wrapping_add(start + 64 * *step * lines);
@@ -179,7 +191,7 @@ impl<E: Element> Pack<'_, '_, E> {
         }
         // SAFETY: a group holds the words of sixteen keys of each head, and so, padded, does the panel, as `run` has checked.
         unsafe {
-            let from = self.rows.starts[0][first].add(self.layout.key(self.kv_head));
+            let from = self.rows.starts[0][first].add(self.layout.head(self.kv_head));
             let to = self.to.keys.as_mut_ptr().add(first * padded(words));
             std::ptr::copy_nonoverlapping(from, to.cast(), words * WIDE * size_of::<u32>());
         }
@@ -195,7 +207,7 @@ impl<E: Element> Pack<'_, '_, E> {
                 self.rows.ask(isa);
             }
             let left = self.dim - word * E::PER_WORD;
-            let at = self.layout.key(self.kv_head) + word * E::PER_WORD * bytes;
+            let at = self.layout.head(self.kv_head) + word * E::PER_WORD * bytes;
             // SAFETY: `run` has checked that the panel has the words, padded.
             let to = unsafe { self.to.keys.as_mut_ptr().add(first * padded(words) + word * WIDE) };
             if R::FORMAT == E::Panel::STORED && left >= WIDE * E::PER_WORD {
@@ -223,7 +235,7 @@ impl<E: Element> Pack<'_, '_, E> {
     fn values<S: Wide, R: Stored>(&mut self, isa: S, first: usize) {
         let bytes = R::FORMAT.element_bytes();
         let is_there = |i: usize| first + i < self.rows.count;
-        let at = self.layout.value(self.kv_head);
+        let at = self.layout.head(self.kv_head);
         let rows = [first, first + E::PER_WORD - 1].map(|i| self.rows.starts[1][i].wrapping_add(at));
         // SAFETY: `run` has checked that the panel has this row, and below each of its columns.
         let to = unsafe { self.to.values.as_mut_ptr().add(first * WIDE / E::PER_WORD) };

@@ -276,6 +276,7 @@ impl<E: Element> WideKernel for Gather<'_, E> {
             // SAFETY: a share's block is one task's alone until all have ended.
             let mut kept = share.map(|share| unsafe { Kept::of(operands, share, block, queries) });
             for (i, kv_head) in tile.kv_heads.clone().enumerate() {
+                rows.ask_beyond(operands, (tile, around.next), block, kv_head);
                 if what != [false; 2] || layout.format().is_scaled() {
                     isa.run(Pack::<E> {
                         rows: &mut rows,
@@ -320,41 +321,57 @@ fn load_queries<S: Wide, E: Element>(isa: S, operands: &Operands<'_>, tile: &Til
 }
 
 impl Rows {
-    /// Before the first block, which is asked for at once if nobody has: nothing else can be done yet.
+    /// Before the first block. What nobody has asked for is asked for at once: nothing else can be done yet.
     #[inline(always)]
     fn start<S: Wide>(isa: S, operands: &Operands<'_>, tile: &Tile, is_first: bool) -> Self {
         let mut next = [[std::ptr::null(); BLOCK]; 2];
-        find_rows(operands, tile, tile.blocks.start, &mut next);
-        let mut rows = Self { starts: next, count: 0, next, asked: asked(operands, tile) };
+        let next_count = find_rows(operands, tile, tile.blocks.start, &mut next);
+        let mut rows = Self { starts: next, count: 0, next, next_count, asked: Asked::NOTHING };
         if is_first {
+            rows.asked = asked(operands, tile, tile.kv_heads.start, next_count);
             rows.ask_all(isa);
         }
         rows
     }
 
-    /// To the next block: `block`, which the last call or `start` has looked up. What comes after it is asked for from now on.
+    /// To the next block: `block`, which the last call or `start` has looked up. The one after it is looked up.
     fn turn_to(&mut self, operands: &Operands<'_>, tile: &Tile, block: usize, next_tile: Option<&Tile>) {
-        self.starts = self.next;
-        self.count = (tile.position + tile.tokens - block * BLOCK).min(BLOCK);
-        if block + 1 < tile.blocks.end {
-            find_rows(operands, tile, block + 1, &mut self.next);
-            self.asked.restart();
-        } else if let Some(next) = next_tile {
-            let count = find_rows(operands, next, next.blocks.start, &mut self.next);
-            self.asked = asked(operands, next);
-            self.asked.at_once = count.div_ceil(self.count);
+        (self.starts, self.count) = (self.next, self.next_count);
+        self.next_count = if block + 1 < tile.blocks.end {
+            find_rows(operands, tile, block + 1, &mut self.next)
+        } else {
+            next_tile.map_or(0, |next| find_rows(operands, next, next.blocks.start, &mut self.next))
+        };
+    }
+
+    /// While this head meets the block: what is asked for.
+    fn ask_beyond(&mut self, operands: &Operands<'_>, around: (&Tile, Option<&Tile>), block: usize, kv_head: usize) {
+        let (tile, next_tile) = around;
+        let is_turned = operands.cache.layout().is_turned();
+        if is_turned && kv_head + 1 < tile.kv_heads.end {
+            self.asked = asked(operands, tile, kv_head + 1, self.count);
+        } else if is_turned || kv_head == tile.kv_heads.start {
+            let next = if block + 1 < tile.blocks.end { Some(tile) } else { next_tile };
+            self.asked = next.map_or(Asked::NOTHING, |next| Asked {
+                of_next: true,
+                at_once: self.next_count.div_ceil(self.count),
+                ..asked(operands, next, next.kv_heads.start, self.next_count)
+            });
         }
     }
 }
 
-/// A walk over the rows of a tile's blocks.
-fn asked(operands: &Operands<'_>, tile: &Tile) -> Asked {
+/// A walk over so many tokens of a tile: of this head, or of all heads where they lie in rows.
+fn asked(operands: &Operands<'_>, tile: &Tile, kv_head: usize, count: usize) -> Asked {
     let (layout, Range { start, end }) = (operands.cache.layout(), tile.kv_heads.clone());
+    if layout.is_turned() {
+        let run = (layout.head(kv_head), layout.head_bytes());
+        return Asked { lane: layout.head_bytes(), ..Asked::new(count, [run; 2], 1) };
+    }
     let (heads, bytes) = (end - start, (end - start) * layout.head_bytes());
     // Scales lie behind all heads' values.
     let scales = if heads == operands.op.kv_heads { layout.bytes() - 2 * bytes } else { 0 };
-    let lane = if layout.is_turned() { bytes } else { 0 };
-    Asked::new([(layout.key(start), bytes), (layout.value(start), bytes + scales)], lane, heads)
+    Asked::new(count, [(layout.head(start), bytes), (layout.head(start), bytes + scales)], heads)
 }
 
 /// Where the tokens of a block start: those that the tile's last token sees, then the first of them again. How many it sees.
@@ -408,7 +425,7 @@ impl Few<'_> {
                 let keys = Panel { words: panels.keys.as_ptr(), stride: padded(size.words) * WIDE };
                 isa.run(Product::<E, _>::new(q, keys, scores, size));
             } else {
-                isa.run(Product::<E, _>::new(q, Turned::new(rows, layout.key(kv_head)), scores, size));
+                isa.run(Product::<E, _>::new(q, Turned::new(rows, layout.head(kv_head)), scores, size));
             }
         }
         let scaled = layout.format().is_scaled();
@@ -439,7 +456,7 @@ impl Few<'_> {
                 // Of formats that the element does not multiply nothing is compiled.
                 by_format!(layout.format(), R => {
                     assert!(E::multiplies(R::FORMAT), "{:?} is not multiplied as it is", R::FORMAT);
-                    self.gather_values::<S, E, _>(isa, InCache::<R>::new(rows, layout.value(kv_head)), size);
+                    self.gather_values::<S, E, _>(isa, InCache::<R>::new(rows, layout.head(kv_head)), size);
                 });
             }
         }
