@@ -42,7 +42,7 @@ pub(super) struct Asked {
     pub of_next: bool,
     /// Of the keys and of the values, a token's first byte and the cache lines a step.
     pub runs: [(usize, usize); 2],
-    /// Bytes from a token's share of its group's keys to the next one's, where they are turned.
+    /// Bytes from a token's share of its group's keys and values to the next one's, where keys are turned; else 0.
     pub lane: usize,
     /// Steps a token.
     pub steps: usize,
@@ -86,7 +86,9 @@ impl Rows {
             if *row >= *count {
                 return;
             }
-            let (Some(keys), Some(values)) = (keys.get(*row), values.get(*row)) else { return };
+            // Turned keys have their group's start, which its first token knows.
+            let first = if *lane > 0 { *row / WIDE * WIDE } else { *row };
+            let (Some(keys), Some(values)) = (keys.get(first), values.get(first)) else { return };
             let from = [keys.wrapping_add(*row % WIDE * *lane), *values];
             for (from, (start, lines)) in from.into_iter().zip(*runs) {
                 let from = from.wrapping_add(start + 64 * *step * lines);

@@ -365,8 +365,10 @@ impl Rows {
 fn asked(operands: &Operands<'_>, tile: &Tile, kv_head: usize, count: usize) -> Asked {
     let (layout, Range { start, end }) = (operands.cache.layout(), tile.kv_heads.clone());
     if layout.is_turned() {
-        let run = (layout.head(kv_head), layout.head_bytes());
-        return Asked { lane: layout.head_bytes(), ..Asked::new(count, [run; 2], 1) };
+        // Keys and values of a group in one go: hardware follows one run within 4 KiB.
+        let bytes = 2 * layout.head_bytes();
+        let count = count.next_multiple_of(WIDE);
+        return Asked { lane: bytes, ..Asked::new(count, [(layout.head(kv_head), bytes), (0, 0)], 1) };
     }
     let (heads, bytes) = (end - start, (end - start) * layout.head_bytes());
     // Scales lie behind all heads' values.
