@@ -147,7 +147,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     ),
     engine(
         "quantize",
-        "What float matrices become at load, the embedding among them, by blocks of 32; quantised ones stay as they are",
+        "What float matrices become at load, the embedding among them, by blocks of 32, or of 128 to int8 where rows are whole 256s; quantised ones stay as they are",
         &Choice { at: |s| &mut s.serve.engine.quantize },
     ),
     engine(
