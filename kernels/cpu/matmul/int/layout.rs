@@ -122,7 +122,7 @@ impl Layout for Q6_K {
     const SHARE: usize = 16;
 }
 
-/// `d q`, with a scale for 128 columns: a third of Q8_0's work besides products less, and 4 % of its bytes. Sixteen rows by 256
+/// `d q`, with a scale for 128 columns: a quarter of Q8_0's work besides products less, and 4 % of its bytes. Sixteen rows by 256
 /// columns are 65 cache lines.
 pub(super) struct Int8;
 impl Layout for Int8 {
