@@ -272,8 +272,8 @@ impl Plan {
         self.across() * self.tokens.div_ceil(self.task_tokens)
     }
 
-    /// Threads take tasks by turns, mostly: so each gets a run of tiles that follow each other, and what a kernel asks memory
-    /// for beyond its last tile is what its thread wants next.
+    /// Of `n` threads each takes every `n`th task (`team.rs`): so each gets a run of tiles that follow each other, and what a kernel
+    /// asks memory for beyond its last tile is what its thread wants next.
     fn task(&self, i: usize) -> Part {
         let across = self.across();
         let (lane, turn) = (i % across % self.threads, i % across / self.threads);
