@@ -1,8 +1,10 @@
 //! Budget: how many of a batch's input tokens may be prefill, from measured speed.
 //!
 //! While sequences decode, every prefill token in their batch lengthens the gap between their tokens. One constant cannot
-//! serve a GPU and two cores, so the bound follows what batches took. Pure arithmetic on durations that are given as
-//! data; whether a result is right never depends on it. Knows no sequence, page or clock.
+//! serve a GPU and two cores, so the bound follows what batches took: with as many rows as will decode when the prompts are
+//! fed, since those gaps come anyway. Were it the rows of now, one sequence would hold a burst of thirty prompts back.
+//! Pure arithmetic on durations that are given as data; whether a result is right never depends on it. Knows no sequence,
+//! page or clock.
 use std::time::Duration;
 
 /// Prefill tokens that a batch may always have, so that a prompt gets on however fast the decode rows are. On two cores, four
@@ -35,18 +37,18 @@ pub(super) struct Demand {
     pub(super) decode_rows: usize,
     /// One of them has, or can get, a place for its token, so a batch of decode rows alone would not be empty.
     pub(super) decode_certain: bool,
-    /// A prompt is not fed yet.
-    pub(super) prefill: bool,
+    /// Sequences whose prompts are not fed yet, of those that have or could have a slot.
+    pub(super) prompts: usize,
 }
 
 /// How fast batches were, and so how many prompt tokens keep one with decode rows short enough.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// A batch with decode rows should take at most this many times what they take alone; 0 for no bound. For three times at
-    /// the 99th percentile it must be less, since measurements lag behind.
+    /// A batch with decode rows should take at most this many times what decode rows take alone, those to come with them; 0 for
+    /// no bound. For three times at the 99th percentile it must be less, since measurements lag behind.
     max_decode_gap: f64,
-    /// Seconds of a batch of decode rows alone, smoothed.
-    decode_step_s: Option<f64>,
+    /// Seconds of a batch of decode rows alone, smoothed, by [`size`].
+    decode_step_s: [Option<f64>; SIZES],
     /// Smoothed sums whose quotient is seconds a prefill token; summing weighs a batch by its tokens.
     prefill_s: f64,
     prefill_tokens: f64,
@@ -57,19 +59,19 @@ pub(super) struct Pace {
 impl Pace {
     /// Nothing measured.
     pub(super) fn new(max_decode_gap: f64) -> Self {
-        Self { max_decode_gap, decode_step_s: None, prefill_s: 0.0, prefill_tokens: 0.0, mixed_batches: 0 }
+        Self { max_decode_gap, decode_step_s: [None; SIZES], prefill_s: 0.0, prefill_tokens: 0.0, mixed_batches: 0 }
     }
 
     /// Learns from a batch.
     pub(super) fn observe(&mut self, load: Load, elapsed: Duration) {
         let elapsed_s = elapsed.as_secs_f64();
         if load.prefill_tokens == 0 {
-            let before = self.decode_step_s.unwrap_or(elapsed_s);
-            self.decode_step_s = Some(before + NEWEST * (elapsed_s - before));
+            let step_s = self.decode_step_s[size(load.decode_rows)].get_or_insert(elapsed_s);
+            *step_s += NEWEST * (elapsed_s - *step_s);
             self.mixed_batches = 0;
             return;
         }
-        let decode_s = match (load.decode_rows, self.decode_step_s) {
+        let decode_s = match (load.decode_rows, self.decode_step_s(load.decode_rows)) {
             (0, _) => 0.0,
             (_, Some(decode_step_s)) => decode_step_s,
             (_, None) => return, // not to be told apart
@@ -89,30 +91,46 @@ impl Pace {
             return Budget { decode_tokens: 0, prefill_tokens: batch_tokens };
         }
         let is_bounded = self.max_decode_gap > 0.0;
-        if !demand.prefill || (is_bounded && demand.decode_certain && self.wants_probe()) {
+        if demand.prompts == 0 || (is_bounded && demand.decode_certain && self.wants_probe()) {
             return Budget { decode_tokens: batch_tokens, prefill_tokens: 0 };
         }
         let floor = MIN_PREFILL_TOKENS.min(batch_tokens / 2);
         let room = batch_tokens.saturating_sub(demand.decode_rows);
-        let bound = if is_bounded { self.gap_bound() } else { usize::MAX };
+        let bound = if is_bounded { self.gap_bound(demand) } else { usize::MAX };
         let prefill_tokens = bound.min(room).max(floor);
         Budget { decode_tokens: batch_tokens - prefill_tokens, prefill_tokens }
     }
 
     fn wants_probe(&self) -> bool {
-        self.decode_step_s.is_none() || self.mixed_batches >= BATCHES_BETWEEN_PROBES
+        self.decode_step_s.iter().all(Option::is_none) || self.mixed_batches >= BATCHES_BETWEEN_PROBES
+    }
+
+    /// What so many decode rows take alone: measured with about as many, else with the next fewer, else with the next more.
+    fn decode_step_s(&self, rows: usize) -> Option<f64> {
+        let (fewer, more) = self.decode_step_s.split_at(size(rows) + 1);
+        fewer.iter().rev().chain(more).find_map(|step_s| *step_s)
     }
 
     /// Prefill tokens that keep a mixed batch within the multiple; no bound while something is not measured.
-    fn gap_bound(&self) -> usize {
-        match self.decode_step_s {
-            Some(decode_step_s) if self.prefill_s > 0.0 => {
-                let spare_s = (self.max_decode_gap - 1.0).max(0.0) * decode_step_s;
+    fn gap_bound(&self, demand: Demand) -> usize {
+        let now_s = self.decode_step_s(demand.decode_rows);
+        let then_s = self.decode_step_s(demand.decode_rows + demand.prompts);
+        match (now_s, then_s) {
+            (Some(now_s), Some(then_s)) if self.prefill_s > 0.0 => {
+                let spare_s = (self.max_decode_gap * then_s.max(now_s) - now_s).max(0.0);
                 (spare_s * self.prefill_tokens / self.prefill_s) as usize
             }
             _ => usize::MAX,
         }
     }
+}
+
+/// Sizes of a batch that are told apart.
+const SIZES: usize = 16;
+
+/// 0 for a row or none, 1 for two, 2 for up to four, 3 for up to eight, …
+fn size(rows: usize) -> usize {
+    (rows.max(1).next_power_of_two().ilog2() as usize).min(SIZES - 1)
 }
 
 #[cfg(test)]
@@ -123,7 +141,7 @@ mod tests {
     const GAP: f64 = 2.5;
 
     fn mixed(decode_rows: usize) -> Demand {
-        Demand { decode_rows, decode_certain: true, prefill: true }
+        Demand { decode_rows, decode_certain: true, prompts: 1 }
     }
 
     fn measured(decode_ms: f64, prefill_token_ms: f64) -> Pace {
@@ -136,7 +154,7 @@ mod tests {
 
     #[test]
     fn nothing_decodes_prefill_has_all() {
-        let demand = Demand { decode_rows: 0, decode_certain: false, prefill: true };
+        let demand = Demand { decode_rows: 0, decode_certain: false, prompts: 1 };
         let budget = measured(1.0, 1.0).divide(BATCH, demand);
         assert_eq!(budget, Budget { decode_tokens: 0, prefill_tokens: BATCH });
     }
@@ -159,6 +177,21 @@ mod tests {
             assert_eq!(pace.divide(BATCH, mixed(4)).prefill_tokens, BATCH - 4);
             pace.observe(Load { decode_rows: 4, prefill_tokens: 100 }, Duration::from_secs(9));
         }
+    }
+
+    #[test]
+    fn a_burst_of_prompts_is_bounded_by_the_gaps_to_come() {
+        let mut pace = measured(10.0, 0.5);
+        let burst = Demand { decode_rows: 4, decode_certain: true, prompts: 28 };
+        // 32 rows were never seen: 1.5 * 10 / 0.5.
+        assert_eq!(pace.divide(BATCH, burst).prefill_tokens, 30);
+        pace.observe(Load { decode_rows: 32, prefill_tokens: 0 }, Duration::from_millis(40));
+        // (2.5 * 40 - 10) / 0.5, but one more prompt is as before.
+        assert_eq!(pace.divide(BATCH, burst).prefill_tokens, 180);
+        assert_eq!(pace.divide(BATCH, mixed(4)).prefill_tokens, 30);
+        // What fewer rows took is what is known of more; what more took, of fewer.
+        assert_eq!(pace.divide(BATCH, mixed(1000)).prefill_tokens, 120);
+        assert_eq!(pace.divide(BATCH, mixed(1)).prefill_tokens, 30);
     }
 
     #[test]

@@ -87,13 +87,13 @@ impl Scheduler {
     }
 
     fn demand(&self) -> Demand {
-        let startable = !self.waiting.is_empty() && !self.free_slots.is_empty();
+        let startable = self.waiting.len().min(self.free_slots.len());
         let some_page = self.pages.available() > 0;
-        let mut demand = Demand { decode_rows: 0, decode_certain: false, prefill: startable };
+        let mut demand = Demand { decode_rows: 0, decode_certain: false, prompts: startable };
         for running in self.running.values().filter(|running| !running.held) {
             match running.next() {
                 Next::Nothing => {}
-                Next::Prefill(_) => demand.prefill = true,
+                Next::Prefill(_) => demand.prompts += 1,
                 Next::Decode => {
                     demand.decode_rows += 1;
                     demand.decode_certain |= some_page || self.pages.places(&running.table) > running.planned;
