@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 
-/// How long a thread spins for the next piece before it sleeps: about 30 µs, more than the gap between two operations
-/// of a step and less than what a scheduler would notice.
+/// How often a thread looks for the next piece, or for the others' end, before it lets others run: some 30 to 50 µs, more than
+/// the gap between two operations of a step and less than what a scheduler would notice.
 const SPINS: u32 = 1000;
+/// How often it lets others run before it sleeps: half a millisecond and more where nobody wants to. A core that sleeps is late by
+/// as long again, in a virtual machine above all, and whoever waits is not (kernels/README.md).
+const YIELDS: u32 = 1000;
 
 /// What a member does with a piece of work: takes tasks until there are none. Gets its number, for scratch memory.
 type Part = dyn Fn(usize, &Tasks) + Sync;
@@ -136,13 +139,13 @@ impl Drop for Team {
     }
 }
 
-/// Spins a while, then sleeps until unparked, until `done`.
+/// Spins a while, then lets others run a while, then sleeps until unparked, until `done`.
 fn wait(done: impl Fn() -> bool) {
-    for _ in 0..SPINS {
+    for turn in 0..SPINS + YIELDS {
         if done() {
             return;
         }
-        std::hint::spin_loop();
+        if turn < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
     }
     while !done() {
         thread::park();
