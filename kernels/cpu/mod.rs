@@ -38,7 +38,7 @@ pub use matmul::{Integers, Keep, Weight};
 pub use moe::{Experts, MoeScratch};
 use ranks::AddParts;
 use rope::Angles;
-use rows::Gated;
+use rows::{Gated, Sample};
 use simd::Level;
 pub use tensor::Tensor;
 use workers::Workers;
@@ -49,7 +49,6 @@ use crate::device::{
     SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
 use crate::host::{self, Buffer, KvCache, Pool, Shared, Source, Staged};
-use crate::sampling;
 
 /// How to compute.
 #[derive(Clone, Copy, Debug)]
@@ -343,12 +342,12 @@ impl Device for Cpu {
         assert_eq!(at.len(), rows.len(), "one sampling row for each row that wants any");
         let mut sampled = vec![Ok(0); rows.len()];
         let out = Shared::new(&mut sampled);
-        let (logits, vocabulary) = (&self.logits, self.vocabulary);
+        let (logits, vocabulary, level) = (&self.logits, self.vocabulary, self.workers.level);
         self.workers.run(rows.len(), |_, i| {
             let logits = &logits[at[i] * vocabulary..][..vocabulary];
             // SAFETY: each result is its task's alone.
             let out = unsafe { out.part(i, 1) };
-            out[0] = sampling::sample(logits, rows[i].sampling, rows[i].position);
+            out[0] = level.run(Sample { logits, row: &rows[i] });
         });
         for (row, token) in rows.iter().zip(&sampled) {
             self.last[row.slot.0 as usize] = *token.as_ref().unwrap_or(&0);

@@ -1,7 +1,8 @@
-//! Operations on a token's row alone: RMS norm and the gate.
+//! Operations on a token's row alone: RMS norm, the gate, and the choice of the next token.
 use super::simd::{WIDE, Wide, WideKernel};
-use crate::device::Activation;
+use crate::device::{Activation, RowError, SampleRow, TokenId};
 use crate::math::activate;
+use crate::sampling;
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`
 pub(super) struct RmsNorm<'a> {
@@ -81,5 +82,22 @@ impl WideKernel for Gated<'_> {
 fn gate_by(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((y, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         *y = activate(act, g) * u;
+    }
+}
+
+/// The token that [`sampling::sample`] chooses, its passes over the vocabulary compiled for the machine at hand.
+pub(super) struct Sample<'a> {
+    /// The vocabulary's.
+    pub logits: &'a [f32],
+    /// How to choose.
+    pub row: &'a SampleRow<'a>,
+}
+
+impl WideKernel for Sample<'_> {
+    type Out = Result<TokenId, RowError>;
+
+    #[inline(always)]
+    fn run<S: Wide>(self, _isa: S) -> Self::Out {
+        sampling::sample(self.logits, self.row.sampling, self.row.position)
     }
 }

@@ -56,8 +56,8 @@ fn greedy_takes_the_lowest_of_equals() {
 
 #[test]
 fn not_numbers_are_an_error_wherever_they_are() {
-    for at in [0, 15, 16, 40] {
-        let mut logits = vec![0.5; 41];
+    for at in [0, 15, 16, 127, 128, 160] {
+        let mut logits = vec![0.5; 161];
         logits[at] = f32::NAN;
         assert_eq!(sample(&logits, &plain(), 0), Err(RowError::NotANumber));
         assert_eq!(sample(&logits, &Sampling { temperature: 0.0, ..plain() }, 0), Err(RowError::NotANumber));
@@ -81,7 +81,9 @@ fn infinities_are_values() {
 
 #[test]
 fn tokens_come_as_often_as_their_probability() {
-    let logits = random_logits(12, 3);
+    // Twelve that may be drawn, in two blocks.
+    let mut logits = random_logits(140, 3);
+    logits[6..134].fill(f32::NEG_INFINITY);
     let settings = [
         plain(),
         Sampling { temperature: 0.6, ..plain() },
@@ -94,13 +96,13 @@ fn tokens_come_as_often_as_their_probability() {
         let kept = kept_by_sorting(&logits, &sampling);
         let total: f64 = kept.iter().map(|t| t.1).sum();
         let draws = 40_000;
-        let mut seen = [0usize; 12];
+        let mut seen = vec![0usize; logits.len()];
         for position in 0..draws {
             seen[sample(&logits, &sampling, position).unwrap() as usize] += 1;
         }
         let mut chi2 = 0.0;
         for (token, &count) in seen.iter().enumerate() {
-            match kept.iter().find(|t| t.0 == token) {
+            match kept.iter().find(|t| t.0 == token && t.1 > 0.0) {
                 Some((_, w)) => {
                     let expected = w / total * draws as f64;
                     chi2 += (count as f64 - expected).powi(2) / expected;
@@ -117,8 +119,12 @@ fn tokens_come_as_often_as_their_probability() {
 fn filters_keep_what_sorting_keeps() {
     let mut random = SmallRng::seed_from_u64(5);
     for case in 0..300 {
-        let len = random.random_range(1..400);
+        let len = random.random_range(1..if case % 4 == 0 { 5000 } else { 400 });
         let mut logits = random_logits(len, case);
+        if case % 8 == 0 {
+            // Some far above the others.
+            logits.iter_mut().step_by(97).for_each(|l| *l += 12.0);
+        }
         if case % 3 == 0 {
             // Ties: a coarse grid.
             logits.iter_mut().for_each(|l| *l = l.round());
@@ -133,13 +139,15 @@ fn filters_keep_what_sorting_keeps() {
         if sampling.top_k == 1 {
             continue;
         }
-        let best = largest(&logits).unwrap();
-        let weights = weights(&logits, best, sampling.temperature);
-        let last = last_kept(&weights, &sampling);
+        let row = Row::new(&logits, maxima(&logits).unwrap(), sampling.temperature);
+        let filtered = row.filtered(&sampling);
+        let kept = |c: &Candidate| match &filtered {
+            Kept::These(kept) => kept.contains(c),
+            Kept::UpTo(last) => by_rank(c, last).is_le(),
+        };
         let kept: Vec<usize> = (0..len)
-            .filter(|&i| {
-                last.is_none_or(|last| by_rank(&Candidate { weight: weights[i], token: i as u32 }, &last).is_le())
-            })
+            .filter(|&i| kept(&Candidate { logit: logits[i], token: i as TokenId }))
+            .filter(|&i| row.weight(logits[i]) >= sampling.min_p)
             .collect();
         let mut expected: Vec<usize> = kept_by_sorting(&logits, &sampling).into_iter().map(|t| t.0).collect();
         expected.sort_unstable();

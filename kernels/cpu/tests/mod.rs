@@ -13,6 +13,7 @@ use crate::device::{PageId, RopeLayout, Slot, StepRow, TokenSource, Want};
 use crate::dtype::DType;
 use crate::narrow::f32_to_f16;
 use crate::reference::{self, Reference};
+use crate::sampling;
 
 /// A device whose activations a test can see and set.
 trait Probe: Device {

@@ -291,6 +291,30 @@ fn a_nan_fails_its_row_alone() {
 }
 
 #[test]
+fn every_instruction_set_chooses_the_same_token() {
+    let random = &mut random(31);
+    for case in 0..60 {
+        let len = random.random_range(1..3000);
+        let logits: Vec<f32> = (0..len).map(|_| random.random_range(-9.0..9.0)).collect();
+        let sampling = sampling::Sampling {
+            temperature: [0.0, 0.3, 1.0, 2.5][case % 4],
+            top_k: [0, 1, 7, 50, 4000][random.random_range(0..5usize)],
+            top_p: [1.0, 0.95, 0.2][random.random_range(0..3usize)],
+            min_p: [0.0, 0.01][random.random_range(0..2usize)],
+            seed: 8,
+        };
+        for position in 0..20 {
+            let row = SampleRow { slot: Slot(0), sampling: &sampling, position };
+            let expected = sampling::sample(&logits, &sampling, position);
+            for level in Level::all() {
+                let token = level.run(Sample { logits: &logits, row: &row });
+                assert_eq!(token, expected, "{} of {len}, {sampling:?}", level.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_is_said() {
     let mut cpu = Cpu::new(CpuOptions { threads: 0, keep: Keep::Exact, kv_format: KvFormat::BF16 }).unwrap();
     assert!(cpu.name().starts_with("cpu (") && cpu.name().contains("thread"), "{}", cpu.name());
