@@ -6,7 +6,7 @@ use minisgl::health::Health;
 use minisgl::http::{self, ServeOptions};
 use minisgl::llm::Llm;
 use minisgl::metrics::Metrics;
-use minisgl_config::ServeSettings;
+use minisgl_config::{DeviceKind, ServeSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -29,7 +29,11 @@ pub(crate) fn serve(
     stop: Option<mpsc::Receiver<()>>,
     ready: impl FnOnce(&Llm, SocketAddr),
 ) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = http_threads(settings.engine.device) {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.thread_name("http").enable_all().build()?;
     runtime.block_on(async {
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let listener = TcpListener::bind(&address).await.map_err(|error| {
@@ -55,6 +59,13 @@ pub(crate) fn serve(
         http::serve(options, loading, ready).await?;
         Ok(())
     })
+}
+
+/// Threads that answer; `None` is one a core. Beside an engine that computes on every core each one that wakes takes its core from a
+/// product that the other cores then wait for, and one thread can write tens of thousands of tokens a second.
+fn http_threads(device: DeviceKind) -> Option<usize> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (device == DeviceKind::Cpu).then_some((cores / 4).max(1))
 }
 
 /// `ready`, then what a person or a script needs to know: URL, model, device, K/V capacity.
