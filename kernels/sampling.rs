@@ -215,25 +215,16 @@ impl<'a> Row<'a> {
     /// The last of the best whose weights together reach `p` of all weights.
     #[inline(always)]
     fn last_reaching(&self, p: f64) -> Candidate {
-        for bins_a_temperature in BINS_A_TEMPERATURE {
-            let bins = Bins { row: self, scale: bins_a_temperature * self.scale };
-            let sums = bins.sums();
-            let mass = p * sums.iter().sum::<f64>();
-            let mut above = 0.0;
-            let bin = sums.iter().position(|sum| {
-                let reaches = above + sum >= mass;
-                above += if reaches { 0.0 } else { *sum };
-                reaches
-            });
-            // Rounding may leave none; the last bin takes all that is far, and for it there may be a better histogram.
-            let bin = bin.map_or(LAST, |bin| bin as u32);
-            if bin < LAST || bins_a_temperature == BINS_A_TEMPERATURE[1] {
-                let mut within = bins.members(bin);
-                self.cut(&mut within, mass - above);
-                return within.into_iter().max_by(by_rank).unwrap_or(WORST);
-            }
+        let [near, far] = BINS_A_TEMPERATURE.map(|bins| Bins { row: self, scale: bins * self.scale });
+        let mut bins = near;
+        let (mut bin, mut missing) = bins.reaching(p);
+        if bin == LAST {
+            bins = far;
+            (bin, missing) = bins.reaching(p);
         }
-        unreachable!("the second histogram is taken as it is")
+        let mut within = bins.members(bin);
+        self.cut(&mut within, missing);
+        within.into_iter().max_by(by_rank).unwrap_or(WORST)
     }
 
     /// Leaves the best whose weights together reach `mass`: quickselect by weight.
@@ -348,6 +339,20 @@ impl Bins<'_> {
         // Infinities' differences may be NaN: last, all of them.
         let bin = if distance < FURTHEST { distance } else { FURTHEST };
         (bin + ROUND).to_bits() & 0xffff
+    }
+
+    /// The first bin that with all nearer ones has `p` of all weights, and how much of it is needed.
+    #[inline(always)]
+    fn reaching(&self, p: f64) -> (u32, f64) {
+        let sums = self.sums();
+        let mut missing = p * sums.iter().sum::<f64>();
+        for (bin, sum) in (0..LAST).zip(sums) {
+            if sum >= missing {
+                return (bin, missing);
+            }
+            missing -= sum;
+        }
+        (LAST, missing)
     }
 
     /// Each bin's sum of weights.
