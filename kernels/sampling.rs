@@ -291,18 +291,22 @@ impl<'a> Row<'a> {
         let mut ties = last.token.saturating_sub(start).saturating_add(1);
         for chunk in chunks {
             for i in 0..LANES {
-                let (l, w) = (chunk[i], self.weight(chunk[i]));
-                let kept = ((l > last.logit) | ((l == last.logit) & ((i as u32) < ties))) & (w >= floor);
-                lanes[i] += if kept { w } else { 0.0 };
+                lanes[i] += self.kept_weight(chunk[i], (i as u32) < ties, last.logit, floor);
             }
             ties = ties.saturating_sub(LANES as u32);
         }
         for (i, &l) in rest.iter().enumerate() {
-            let w = self.weight(l);
-            let kept = (l > last.logit || (l == last.logit && (i as u32) < ties)) && w >= floor;
-            lanes[i] += if kept { w } else { 0.0 };
+            lanes[i] += self.kept_weight(l, (i as u32) < ties, last.logit, floor);
         }
         lanes.iter().sum()
+    }
+
+    /// The weight, or 0 where it is less than `floor` or the logit worse than `last`, which is kept where `tie_kept`.
+    #[inline(always)]
+    fn kept_weight(&self, l: f32, tie_kept: bool, last: f32, floor: f32) -> f32 {
+        let w = self.weight(l);
+        let kept = ((l > last) | ((l == last) & tie_kept)) & (w >= floor);
+        if kept { w } else { 0.0 }
     }
 
     /// The first at which the running sum of weights exceeds `left`, or, where rounding leaves none, the last that has weight.
