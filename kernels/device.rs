@@ -370,6 +370,11 @@ pub trait Device: Send + 'static {
     /// Memory in bytes that caches may still take.
     fn available_memory(&self) -> usize;
 
+    /// Does a little, some milliseconds at most, of what later steps gain by; called while none is to be done. Says whether
+    /// there may be more.
+    fn idle(&mut self) -> bool {
+        false
+    }
     /// Stages a step's inputs.
     fn begin(&mut self, step: &Step<'_>);
     /// Runs the forward pass, or replays one captured under the same key.

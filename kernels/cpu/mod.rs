@@ -31,6 +31,7 @@ mod workers;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use attention::{Attention, Shares};
 use matmul::{Arena, Finish, Input, Packing, Rows, Target};
@@ -48,7 +49,7 @@ use crate::device::{
     Activation, Attend, Device, DeviceError, KvFormat, KvShape, Limits, Moe, MoeShape, Norm, RopeStore, RowError,
     SampleRow, Shard, Step, StepKey, TensorView, TokenId,
 };
-use crate::host::{self, Buffer, KvCache, Pool, Shared, Source, Staged};
+use crate::host::{self, Buffer, KvCache, Pool, Prefault, Shared, Source, Staged};
 
 /// How to compute.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +74,8 @@ pub struct Cpu {
     limits: Option<Limits>,
     vocabulary: usize,
     cache: Option<KvCache>,
+    /// Where the system can find memory for it ahead of writes.
+    prefault: Option<Prefault>,
     staged: Staged,
     /// The token that each slot sampled last.
     last: Vec<TokenId>,
@@ -108,6 +111,7 @@ impl Cpu {
             limits: None,
             vocabulary: 0,
             cache: None,
+            prefault: None,
             staged: Staged::default(),
             last: Vec::new(),
             angles: Angles::default(),
@@ -116,6 +120,20 @@ impl Cpu {
             logits: Buffer::zeroed(0, "logits")?,
             ranks: None,
         })
+    }
+
+    /// Has all threads ask for memory of the K/V cache at once, and never again where the system cannot.
+    fn populate(&mut self, parts: Range<usize>) {
+        let Some(prefault) = &self.prefault else { return };
+        let can = AtomicBool::new(true);
+        self.workers.run(parts.len(), |_, i| {
+            if !prefault.populate(parts.start + i) {
+                can.store(false, Ordering::Relaxed);
+            }
+        });
+        if !can.into_inner() {
+            self.prefault = None;
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -196,7 +214,9 @@ impl Device for Cpu {
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<(), DeviceError> {
-        self.cache = Some(KvCache::new(shape, self.kv_format)?);
+        let cache = KvCache::new(shape, self.kv_format)?;
+        self.prefault = cache.prefault();
+        self.cache = Some(cache);
         Ok(())
     }
 
@@ -210,12 +230,29 @@ impl Device for Cpu {
 
     fn begin(&mut self, step: &Step<'_>) {
         let limits = self.limits();
-        self.staged.stage(step, &limits, self.cache.as_ref().expect("kv_cache comes before steps").shape());
+        let cache = self.cache.as_ref().expect("kv_cache comes before steps");
+        self.staged.stage(step, &limits, cache.shape());
+        if let Some(prefault) = &mut self.prefault {
+            // As much as it uses, and one more, so that it gains on the steps; as many as there are threads, which take as long
+            // as one.
+            let more = self.staged.tokens.len() * cache.token_bytes() / Prefault::PART_BYTES + 1;
+            let more = more.next_multiple_of(self.workers.threads());
+            let parts = prefault.before_step(self.staged.pages_used(), more);
+            self.populate(parts);
+        }
         let needed = self.staged.wanted.len() * self.vocabulary;
         if self.has_logits() && self.logits.len() < needed {
             // Rows that want the scores of every position: rare, and not known when `reserve` sized the rest.
             self.logits = Buffer::zeroed(needed, "logits").expect("memory for the scores of a step");
         }
+    }
+
+    fn idle(&mut self) -> bool {
+        let Some(prefault) = &mut self.prefault else { return false };
+        let parts = prefault.while_idle(self.staged.pages_used(), self.workers.threads());
+        let is_more = !parts.is_empty();
+        self.populate(parts);
+        is_more
     }
 
     fn step(&mut self, _key: StepKey, forward: &mut dyn FnMut(&mut Self)) {

@@ -11,7 +11,7 @@ const LINE: usize = 64;
 /// What the allocator gives anyway; more than any [`Plain`] type asks for.
 const LEAST_ALIGN: usize = 8;
 /// A large page. Buffers that fill one start on one.
-const HUGE: usize = 2 << 20;
+pub(super) const HUGE: usize = 2 << 20;
 
 /// A plain number for which all-zero bytes are a value and no bytes are invalid.
 ///
@@ -92,6 +92,42 @@ impl<T: Plain> Buffer<T> {
     fn bytes(len: usize, what: &'static str) -> Result<usize, DeviceError> {
         len.checked_mul(size_of::<T>()).ok_or(DeviceError::Memory { what, bytes: usize::MAX })
     }
+
+    /// The memory that it lies in, where that is whole large pages from its start on.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        let memory = Memory { _chunk: Arc::clone(&self._chunk), start: self.start.cast(), bytes: size_of_val(&**self) };
+        (memory.bytes >= HUGE && memory.start.addr().get().is_multiple_of(HUGE)).then_some(memory)
+    }
+}
+
+/// A buffer's memory, without access to what is in it, and kept from being freed.
+pub(super) struct Memory {
+    _chunk: Arc<Chunk>,
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it owns a share of the memory, and reads or writes none of it.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Has the system back the large pages that have some of `part` now, as the first write to them would. False where it
+    /// cannot: Linux alone can, since 5.14.
+    pub(super) fn populate(&self, part: Range<usize>) -> bool {
+        let part = part.start / HUGE * HUGE..part.end.next_multiple_of(HUGE).min(self.bytes);
+        assert!(part.start <= part.end, "{part:?} of {} bytes", self.bytes);
+        #[cfg(target_os = "linux")]
+        {
+            let start = self.start.as_ptr().wrapping_add(part.start).cast();
+            // SAFETY: from a page's start to the buffer's end at most; the advice changes no content, whoever reads or
+            // writes it meanwhile.
+            unsafe { libc::madvise(start, part.len(), libc::MADV_POPULATE_WRITE) == 0 }
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
 }
 
 /// Memory for buffers that are read one after the other and stay: it puts them close together on large pages. A buffer alone has
@@ -156,6 +192,8 @@ impl<T: Plain> DerefMut for Buffer<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek, SeekFrom};
+
     use super::*;
 
     #[test]
@@ -168,6 +206,33 @@ mod tests {
             buffer.fill(2.0);
             assert_eq!(buffer.iter().sum::<f32>(), 2.0 * len as f32); // exact: powers of two, and small numbers
         }
+    }
+
+    #[test]
+    fn memory_that_is_populated_is_there_and_says_what_it_said() {
+        let mut buffer = Buffer::<u8>::zeroed(8 * HUGE + 5, "a test").unwrap();
+        (buffer[3 * HUGE], buffer[8 * HUGE + 4]) = (3, 4);
+        let memory = buffer.memory().expect("it fills large pages");
+        if memory.populate(HUGE + 1..6 * HUGE - 1) && memory.populate(8 * HUGE..8 * HUGE + 5) {
+            assert!((HUGE..6 * HUGE).step_by(4096).all(|at| is_present(&buffer[at])));
+        }
+        assert!(!is_present(&buffer[6 * HUGE]), "nobody asked for it");
+        drop(memory);
+        assert_eq!((buffer[3 * HUGE], buffer[8 * HUGE + 4]), (3, 4));
+        assert_eq!(buffer.iter().map(|&x| usize::from(x)).sum::<usize>(), 7);
+        assert!(Buffer::<u8>::zeroed(HUGE - 1, "a test").unwrap().memory().is_none());
+    }
+
+    /// Whether the system has memory for it, as proc_pid_pagemap(5) says; false where nobody says.
+    fn is_present(byte: &u8) -> bool {
+        let read = || {
+            let mut entry = [0; 8];
+            let mut file = std::fs::File::open("/proc/self/pagemap").ok()?;
+            file.seek(SeekFrom::Start((&raw const *byte).addr() as u64 / 4096 * 8)).ok()?;
+            file.read_exact(&mut entry).ok()?;
+            Some(u64::from_ne_bytes(entry) >> 63 == 1)
+        };
+        read().unwrap_or(false)
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! pages of many. Turned keys are what a product wants of them: word w of sixteen keys is a vector, and a query that reads a
 //! key once need not turn it first. Queries meet one head after the other, and what they read of a head is one run of memory
 //! a group: hardware that fetches ahead wants runs. Knows nothing of who owns a page or which sequence it belongs to.
+use super::prefault::{Grid, Prefault};
 use super::{Buffer, Shared};
 use crate::device::{DeviceError, KvFormat, KvShape};
 use crate::narrow::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -156,6 +157,18 @@ impl KvCache {
             .map(|_| shape.layers * shape.pages * shape.page_size * layout.bytes());
         let len = len.ok_or(DeviceError::Memory { what: WHAT, bytes: usize::MAX })?;
         Ok(Self { shape, layout, rows: Buffer::zeroed(len, WHAT)? })
+    }
+
+    /// For asking for its memory ahead of writes; none for a cache smaller than a large page.
+    pub(crate) fn prefault(&self) -> Option<Prefault> {
+        let KvShape { layers, pages, page_size, .. } = self.shape;
+        let grid = Grid { layers, pages, bytes: page_size * self.layout.bytes() };
+        self.rows.memory().map(|memory| Prefault::new(memory, grid))
+    }
+
+    /// Bytes of K and V that a token takes in all layers.
+    pub(crate) fn token_bytes(&self) -> usize {
+        self.shape.layers * self.layout.bytes()
     }
 
     /// What it was made for.

@@ -5,6 +5,7 @@
 mod buffer;
 mod kv;
 mod parts;
+mod prefault;
 mod ranks;
 mod shared;
 mod step;
@@ -12,6 +13,7 @@ mod step;
 pub(crate) use buffer::{Buffer, Pool};
 pub(crate) use kv::{GROUP, KvCache, KvLayout, KvWriter, Place, page_bytes};
 pub(crate) use parts::{PartView, stack, stack_vectors, views};
+pub(crate) use prefault::Prefault;
 pub(crate) use ranks::{follow, lead};
 pub(crate) use shared::Shared;
 pub(crate) use step::{Source, Staged};

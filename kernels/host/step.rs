@@ -51,6 +51,7 @@ pub(crate) struct Staged {
     written: Vec<u64>,
     slots: Vec<u64>,
     step: u64,
+    pages_used: usize,
 }
 
 impl Staged {
@@ -82,6 +83,7 @@ impl Staged {
                 if (i + 1) * shape.page_size > row.start {
                     assert!(self.written[page] != self.step, "page {page} is written by two rows of one step");
                     self.written[page] = self.step;
+                    self.pages_used = self.pages_used.max(page + 1);
                 }
             }
             let page_start = self.pages.len();
@@ -114,6 +116,11 @@ impl Staged {
     /// Which step this is: no two that a device stages have the same number.
     pub(crate) fn number(&self) -> u64 {
         self.step
+    }
+
+    /// One more than the last page that a step has written.
+    pub(crate) fn pages_used(&self) -> usize {
+        self.pages_used
     }
 
     /// A row's page table, as far as its last token.

@@ -20,6 +20,9 @@ use crate::models::{Activations, Decoder};
 /// Batches that may be out: one runs, one waits beside it.
 const BATCHES_OUT: usize = 2;
 
+/// A rank that has had no batch for so long does what its device has to do for later: far longer than between two steps.
+const IDLE_AFTER: Duration = Duration::from_millis(5);
+
 /// What a rank's thread owns.
 pub(super) struct RankState<D: Device> {
     device: D,
@@ -152,7 +155,7 @@ impl DeviceRunner {
             let guard = guard(rank);
             followers.push(to_rank);
             threads.push(spawn(rank, move || {
-                for batch in &batches {
+                while let Some(batch) = guard.run(|| next(&batches, &mut state.device)).flatten() {
                     if guard.run(|| state.compute(&batch)).is_none() {
                         return;
                     }
@@ -161,7 +164,7 @@ impl DeviceRunner {
         }
         let guard = guard(0);
         threads.push(spawn(0, move || {
-            for batch in &batches {
+            while let Some(batch) = guard.run(|| next(&batches, &mut first.device)).flatten() {
                 let batch = Arc::new(batch);
                 // One that is gone has rung the alarm, which the first exchange hears.
                 followers.iter().for_each(|rank| drop(rank.send(Arc::clone(&batch))));
@@ -176,6 +179,19 @@ impl DeviceRunner {
 
     fn failure(&self) -> EngineError {
         self.failure.get().cloned().unwrap_or_else(|| EngineError("its rank is gone".to_owned()))
+    }
+}
+
+/// The next batch, or `None` once there are no more. The device has the time between.
+fn next<B, D: Device>(batches: &Receiver<B>, device: &mut D) -> Option<B> {
+    let mut wait = IDLE_AFTER;
+    loop {
+        match batches.recv_timeout(wait) {
+            Ok(batch) => return Some(batch),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if device.idle() => wait = Duration::ZERO,
+            Err(RecvTimeoutError::Timeout) => return batches.recv().ok(),
+        }
     }
 }
 

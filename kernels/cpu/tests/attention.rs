@@ -89,6 +89,8 @@ fn attend<D: Probe>(
         for (t, (s, _)) in places().enumerate() {
             outputs[s].push(D::get(&out, t));
         }
+        // What a device does between steps comes to an end, and shows in no output.
+        assert!((0..100).any(|_| !device.idle()), "{case:?} has always more to do");
     }
     outputs
 }
