@@ -1,5 +1,5 @@
-//! What devices whose memory is the host's share: buffers, the cutting of tensors, a staged step, the K/V cache,
-//! the tokens that ranks tell each other.
+//! What devices whose memory is the host's share: buffers, the cutting of tensors, a staged step, the K/V cache
+//! and when its memory is asked for, the tokens that ranks tell each other.
 //!
 //! Knows layouts and bounds; does not compute.
 mod buffer;
