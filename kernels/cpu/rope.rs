@@ -85,7 +85,8 @@ impl Cpu {
         let (stride, width, count) = (qkv.stride, qkv.width, staged.tokens.len());
         let (rows, writer) = (Shared::new(&mut qkv.values), cache.writer());
         let each = (ELEMENTS_A_TASK / width).max(1);
-        self.workers.run(count.div_ceil(each), |_, task| {
+        // Keys of sixteen tokens share lines of memory, which two threads would take from each other.
+        self.workers.run_in_runs(count.div_ceil(each), |_, task| {
             for t in task * each..((task + 1) * each).min(count) {
                 let token = staged.tokens[t];
                 let page = staged.pages(token.row)[token.position / shape.page_size] as usize;

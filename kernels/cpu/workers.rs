@@ -34,6 +34,12 @@ impl Workers {
         });
     }
 
+    /// Runs pieces `0 .. pieces` as [`Workers::run`] does, but each thread gets pieces that follow each other.
+    pub(super) fn run_in_runs(&mut self, pieces: usize, task: impl Fn(&mut Scratch, usize) + Sync) {
+        let threads = self.threads();
+        self.run(pieces, |scratch, i| task(scratch, piece_of(i, pieces, threads)));
+    }
+
     /// Runs `part` on every thread, and returns when all are done: it takes tasks `0 .. tasks` itself.
     pub(super) fn each(&mut self, tasks: usize, part: impl Fn(&mut Scratch, &Tasks) + Sync) {
         let scratch = &self.scratch;
@@ -43,6 +49,13 @@ impl Workers {
             part(&mut scratch, tasks);
         });
     }
+}
+
+/// The piece that the `i`th task is, so that pieces that follow each other are one thread's: of `n` threads each takes every
+/// `n`th task (`team.rs`).
+pub(super) fn piece_of(i: usize, pieces: usize, threads: usize) -> usize {
+    let (lane, turn) = (i % threads, i / threads);
+    lane * (pieces / threads) + lane.min(pieces % threads) + turn
 }
 
 /// A thread's own memory, grown to the largest task it has seen. Its content is whatever the last task left.

@@ -18,7 +18,7 @@ pub use packed::{Integers, Keep};
 
 use super::rows::RmsNorm;
 use super::simd::{Wide, WideKernel};
-use super::workers::Workers;
+use super::workers::{Workers, piece_of};
 use crate::device::{DeviceError, Shard, TensorView};
 use crate::host::{self, Buffer, Shared};
 
@@ -260,7 +260,10 @@ impl Plan {
         let largest = w.segments.iter().map(|segment| segment.packed.tile_bytes()).max().unwrap_or(1);
         // Several tasks a thread, so that none waits long for another. Kernels take tiles in pairs where tokens are many.
         let even = w.tiles.div_ceil(threads * 8);
-        let task_tiles = (even.min(TASK_BYTES / largest) / 2 * 2).max(2);
+        let most = (even.min(TASK_BYTES / largest) / 2 * 2).max(2);
+        // As many for each thread, where somewhat smaller ones make it so.
+        let is_fair = |task_tiles: &usize| w.tiles.div_ceil(*task_tiles).is_multiple_of(threads);
+        let task_tiles = (most / 2..=most).rev().filter(|n| n.is_multiple_of(2)).find(is_fair).unwrap_or(most);
         Self { tiles: w.tiles, tokens, task_tiles, task_tokens, threads }
     }
 
@@ -272,13 +275,12 @@ impl Plan {
         self.across() * self.tokens.div_ceil(self.task_tokens)
     }
 
-    /// Of `n` threads each takes every `n`th task (`team.rs`): so each gets a run of tiles that follow each other, and what a kernel
-    /// asks memory for beyond its last tile is what its thread wants next.
+    /// A thread's tiles follow each other, so that what a kernel asks memory for beyond its last tile is what its thread wants
+    /// next.
     fn task(&self, i: usize) -> Part {
         let across = self.across();
-        let (lane, turn) = (i % across % self.threads, i % across / self.threads);
-        let start = lane * (across / self.threads) + lane.min(across % self.threads);
-        let (tile, token) = ((start + turn) * self.task_tiles, i / across * self.task_tokens);
+        let tile = piece_of(i % across, across, self.threads) * self.task_tiles;
+        let token = i / across * self.task_tokens;
         Part {
             tiles: tile..(tile + self.task_tiles).min(self.tiles),
             tokens: token..(token + self.task_tokens).min(self.tokens),
