@@ -149,14 +149,13 @@ impl Int {
             let group = first..tiles.end.min(first + width);
             let mut token = tokens.start;
             while token < tokens.end {
-                let left = most.min(tokens.end - token);
-                let count = [12, 8, 4, 2, 1].into_iter().find(|count| *count <= left).expect("at least one is left");
+                let (count, again) = next_chunk(tokens.end - token, token - tokens.start, most);
                 for tile in group.clone() {
                     // SAFETY: the tile is within `data` and the tokens' records within `x`, as asserted.
                     let at = unsafe {
                         Operands {
                             w: self.data.as_ptr().add(tile * tile_bytes),
-                            x: start.add((token - tokens.start) * x.stride),
+                            x: start.add((token - again - tokens.start) * x.stride),
                             stride: x.stride,
                             blocks,
                             ahead,
@@ -165,17 +164,30 @@ impl Int {
                         }
                     };
                     match count {
-                        12 if S::REGISTERS >= 32 && L::STEPS > 0 => put::<L, S, K, 12>(isa, at, token, tile, sink),
-                        8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, token, tile, sink),
-                        4 => put::<L, S, K, 4>(isa, at, token, tile, sink),
-                        2 => put::<L, S, K, 2>(isa, at, token, tile, sink),
-                        _ => put::<L, S, K, 1>(isa, at, token, tile, sink),
+                        12 if S::REGISTERS >= 32 && L::STEPS > 0 => {
+                            put::<L, S, K, 12>(isa, at, (token, again), tile, sink)
+                        }
+                        8 if S::REGISTERS >= 32 => put::<L, S, K, 8>(isa, at, (token, again), tile, sink),
+                        4 => put::<L, S, K, 4>(isa, at, (token, again), tile, sink),
+                        2 => put::<L, S, K, 2>(isa, at, (token, again), tile, sink),
+                        _ => put::<L, S, K, 1>(isa, at, (token, again), tile, sink),
                     }
                 }
-                token += count;
+                token += count - again;
             }
         }
     }
+}
+
+/// How many of the `left` tokens to take at a time, and how many of the `done` ones before them once more: where one is
+/// missing to the next size, that size costs less than the smaller ones that make up what is left.
+fn next_chunk(left: usize, done: usize, most: usize) -> (usize, usize) {
+    const SIZES: [usize; 5] = [12, 8, 4, 2, 1];
+    let sizes = SIZES.into_iter().filter(|size| *size <= most);
+    if done > 0 && !SIZES.contains(&left) && sizes.clone().any(|size| size == left + 1) {
+        return (left + 1, 1);
+    }
+    (sizes.into_iter().find(|size| *size <= left).expect("at least one is left"), 0)
 }
 
 /// What the running set adds to signed bytes.
@@ -206,10 +218,17 @@ struct Operands {
 }
 
 #[inline(always)]
-fn put<L: Layout, S: Wide, K: Sink, const M: usize>(isa: S, at: Operands, token: usize, tile: usize, sink: &K) {
-    sink.ask(isa, token..token + M, tile);
+fn put<L: Layout, S: Wide, K: Sink, const M: usize>(
+    isa: S,
+    at: Operands,
+    (token, again): (usize, usize),
+    tile: usize,
+    sink: &K,
+) {
+    let tokens = token..token + M - again;
+    sink.ask(isa, tokens.clone(), tile);
     let sums = isa.integers().run(Totals::<L, M>(at, PhantomData));
-    sink.put(isa, token..token + M, tile, &sums, 1);
+    sink.put(isa, tokens, tile, &sums[again..], 1);
 }
 
 /// One tile times `M` tokens: a function of its own, so that one set's many are not one huge one.
