@@ -145,12 +145,10 @@ impl Pace {
         let Some(now_s) = self.decode_step_s(decode_rows).filter(|_| self.prefill_s > 0.0) else { return usize::MAX };
         let mut then_s = now_s;
         if prompts > decode_rows {
-            // What was measured with more rows may be of longer sequences; more than in proportion it is not. Where so many were
-            // never measured, a row takes as long as a prefill token at least.
+            // What was measured with more rows may be of longer sequences; more than in proportion it is not.
             let rows = decode_rows + prompts;
             let known = self.decode_step_s(rows).unwrap_or(now_s);
-            let least = now_s + prompts as f64 * self.prefill_s / self.prefill_tokens;
-            then_s = known.max(least).min(now_s * rows as f64 / decode_rows as f64).max(now_s);
+            then_s = known.min(now_s * rows as f64 / decode_rows as f64).max(now_s);
         }
         let spare_s = (self.max_decode_gap * then_s - now_s).max(0.0);
         (spare_s * self.prefill_tokens / self.prefill_s) as usize
@@ -211,9 +209,9 @@ mod tests {
     #[test]
     fn a_burst_of_prompts_is_bounded_by_the_gaps_to_come() {
         let mut pace = measured(10.0, 0.5);
-        let burst = Demand { decode_rows: 4, decode_certain: true, prompts: 27 };
-        // 31 rows were never seen; they take 10 + 27 * 0.5 at least: (2.5 * 23.5 - 10) / 0.5.
-        assert_eq!(pace.divide(BATCH, burst).prefill_tokens, 97);
+        let burst = Demand { decode_rows: 4, decode_certain: true, prompts: 28 };
+        // 32 rows were never seen: 1.5 * 10 / 0.5.
+        assert_eq!(pace.divide(BATCH, burst).prefill_tokens, 30);
         pace.observe(Load { decode_rows: 32, prefill_tokens: 0 }, Duration::from_millis(40));
         // (2.5 * 40 - 10) / 0.5, but few more prompts are as before.
         assert_eq!(pace.divide(BATCH, burst).prefill_tokens, 180);
