@@ -90,7 +90,7 @@ impl Default for EngineSettings {
             max_queued_requests: 2048,
             max_seq_len_override: None,
             max_prefill_length: 8192,
-            max_decode_gap: 2.5,
+            max_decode_gap: 2.2,
             memory_ratio: 0.9,
             num_pages: None,
             page_size: None,

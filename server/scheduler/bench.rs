@@ -27,7 +27,7 @@ fn scheduler(capacity: Capacity, batches_out: usize) -> Scheduler {
         eos: vec![2],
         cache: CacheType::Radix,
         batches_out,
-        max_decode_gap: 2.5,
+        max_decode_gap: 2.2,
     })
 }
 

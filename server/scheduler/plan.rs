@@ -1,7 +1,7 @@
 //! Planning: the next batch, from what runs and what waits. Takes pages; releases, inserts and retracts nothing.
 use minisgl_kernels::{PageId, Want};
 
-use super::budget::{Budget, Demand, Load};
+use super::budget::{Budget, Demand, Load, Prefill};
 use super::pages::Pages;
 use super::sequence::{Age, Next, Running};
 use super::{BatchOut, Part, Scheduler, What};
@@ -27,7 +27,7 @@ impl Draft {
             _ if running.held => 0,
             Next::Nothing => 0,
             Next::Decode => self.left.decode_tokens.min(1),
-            Next::Prefill(rest) => self.left.prefill_tokens.min(rest),
+            Next::Prefill(rest) => self.left.prefill(running.planned, rest),
         };
         if tokens == 0 {
             return;
@@ -40,8 +40,9 @@ impl Draft {
         }
         let prefill = next != Next::Decode;
         if prefill {
-            self.left.prefill_tokens -= tokens;
-            self.load.prefill_tokens += tokens;
+            let chunk = Prefill::chunk(start, tokens);
+            self.left.take_prefill(chunk);
+            self.load.prefill.add(chunk);
         } else {
             self.left.decode_tokens -= tokens;
             self.load.decode_rows += 1;
@@ -105,12 +106,12 @@ impl Scheduler {
 
     /// Gives slots and a first row to those that wait, oldest first, as long as there are tokens, slots and pages for them.
     fn start_waiting(&mut self, draft: &mut Draft) {
-        if self.waiting.is_empty() || self.free_slots.is_empty() || draft.left.prefill_tokens == 0 {
+        if self.waiting.is_empty() || self.free_slots.is_empty() || draft.left.prefill(0, 1) == 0 {
             return;
         }
         let mut wished: usize = self.running.values().map(|running| self.wish(running)).sum();
         let mut after = None;
-        while draft.left.prefill_tokens > 0 && !self.free_slots.is_empty() {
+        while draft.left.prefill(0, 1) > 0 && !self.free_slots.is_empty() {
             let Some(age) = self.next_waiting(after) else { return };
             after = Some(age);
             let Some(pages) = self.start(age, wished, draft) else { return };
@@ -130,18 +131,19 @@ impl Scheduler {
         self.waiting.get(&leader).or_else(running).is_some_and(|leader| !leader.prompt_done)
     }
 
-    /// Starts one, if its pages are to be had beside the `wished` ones of those that run, and returns what it in turn
-    /// wishes. What runs alone is not asked for headroom: it fits.
+    /// Starts one, if its pages are to be had beside the `wished` ones of those that run and it may have a token, and returns
+    /// what it in turn wishes. What runs alone is not asked for headroom: it fits.
     fn start(&mut self, age: Age, wished: usize, draft: &mut Draft) -> Option<usize> {
         let sequence = &self.waiting[&age];
         let fill = sequence.tokens().len();
         let hit = self.pages.lookup(sequence.tokens());
         let wish = self.pages.pages_for((fill + HEADROOM_TOKENS).min(sequence.places)) - hit.pages;
-        if !self.running.is_empty() && wished + wish > self.pages.available() - hit.unlocked {
+        let cached_tokens = hit.pages * self.config.capacity.page_size;
+        let has_pages = self.running.is_empty() || wished + wish <= self.pages.available() - hit.unlocked;
+        if !has_pages || draft.left.prefill(cached_tokens, 1) == 0 {
             return None;
         }
         let mut sequence = self.waiting.remove(&age).expect("it waits");
-        let cached_tokens = hit.pages * self.config.capacity.page_size;
         if !sequence.started {
             sequence.started = true;
             self.totals.prefix_hits += cached_tokens as u64;

@@ -65,7 +65,7 @@ impl FakeModel {
                 max_queued: self.max_queued,
                 cache: CacheType::Radix,
                 overlap: true,
-                max_decode_gap: 2.5,
+                max_decode_gap: 2.2,
                 tokenizers: 0,
             },
             health: self.health,
