@@ -233,11 +233,8 @@ impl Device for Cpu {
         let cache = self.cache.as_ref().expect("kv_cache comes before steps");
         self.staged.stage(step, &limits, cache.shape());
         if let Some(prefault) = &mut self.prefault {
-            // As much as it uses, and one more, so that it gains on the steps; as many as there are threads, which take as long
-            // as one.
-            let more = self.staged.tokens.len() * cache.token_bytes() / Prefault::PART_BYTES + 1;
-            let more = more.next_multiple_of(self.workers.threads());
-            let parts = prefault.before_step(self.staged.pages_used(), more);
+            let bytes = self.staged.tokens.len() * cache.token_bytes();
+            let parts = prefault.before_step(self.staged.pages_used(), bytes, self.workers.threads());
             self.populate(parts);
         }
         let needed = self.staged.wanted.len() * self.vocabulary;

@@ -183,11 +183,9 @@ impl Int {
 /// missing to the next size, that size costs less than the smaller ones that make up what is left.
 fn next_chunk(left: usize, done: usize, most: usize) -> (usize, usize) {
     const SIZES: [usize; 5] = [12, 8, 4, 2, 1];
-    let sizes = SIZES.into_iter().filter(|size| *size <= most);
-    if done > 0 && !SIZES.contains(&left) && sizes.clone().any(|size| size == left + 1) {
-        return (left + 1, 1);
-    }
-    (sizes.into_iter().find(|size| *size <= left).expect("at least one is left"), 0)
+    let fits = |size| size <= left || (size == left + 1 && done > 0 && !SIZES.contains(&left));
+    let size = SIZES.into_iter().find(|&size| size <= most && fits(size)).expect("at least one is left");
+    (size, size.saturating_sub(left))
 }
 
 /// What the running set adds to signed bytes.
