@@ -9,7 +9,7 @@
 //!
 //! Measured on two cores of Emerald Rapids (AVX-512): 28 streams of (64 in, 256 out) beside four of 2,000-token prompts, gaps of the
 //! 28's tokens at the 99th percentile in times of their median. Where a prefill token was taken to cost the same everywhere, and one
-//! step of decode rows alone in 64 to be what they take: 2.9 to 5.8. Since then 1.7 to 2.7, at 450 to 480 tok/s instead of 400
+//! step of decode rows alone in 64 to be what they take: 2.9 to 5.8. Since then 1.7 to 2.9, at 450 to 530 tok/s instead of 400
 //! (84 requests). A multiple of 2.5 gave 1.8 to 3.0; counting prompts that will decode with fewer of them than of decode rows
 //! too filled 32 streams no faster, and gave four streams gaps of 3.6.
 use std::time::Duration;
